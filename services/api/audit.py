@@ -84,6 +84,8 @@ def list_audit(
     after = f"{folder}{cursor}" if cursor else ""
     page = state.ledger.store.list(folder, after=after, limit=limit)
     entries = state.ledger.gather(lambda head: _entry(state.ledger, head.key), page.objects)
+    # A damaged entry is left out, so that the cursor comes from the listing and not from the
+    # entries.
     more = page.next is not None and bool(page.objects)
     return AuditPage(
         entries=[entry for entry in entries if entry],

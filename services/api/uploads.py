@@ -159,6 +159,7 @@ def get_upload(principal: CurrentPrincipal, state: AppStateDep, sha256: Sha256) 
 def delete_upload(principal: CurrentPrincipal, state: AppStateDep, sha256: Sha256) -> None:
     """Delete the file: subjects that still need it fail, and tokens trained from it remain."""
     _resource(state, principal, sha256)
+    # Without a condition: equal bytes have equal keys, so that there is no other version to spare.
     state.ledger.store.delete(uploads.key(principal.tenant, sha256))
     audit.record_deletion(state.ledger, principal, "upload.delete", sha256)
 
@@ -166,6 +167,8 @@ def delete_upload(principal: CurrentPrincipal, state: AppStateDep, sha256: Sha25
 def _status(state: AppState, tenant: str, file: UploadQuery) -> UploadStatus:
     store = state.ledger.store
     head = uploads.find(store, tenant, file.sha256)
+    # A form can be used to upload any bytes: a file of another size is not the one that was
+    # announced, and has to be sent again.
     if head and head.size == file.size:
         return UploadStatus(sha256=file.sha256, present=True)
     form = store.presigned_post(

@@ -24,7 +24,7 @@ from services.errors import ConflictError, NotFoundError, UnknownKeyError
 from services.ledger.deletion import delete_tenant
 from services.ledger.ids import Ids, check_tenant_name
 from services.ledger.ledger import Ledger, compare_and_swap, create_once, gather_in_threads
-from services.ledger.records import Record, pack
+from services.ledger.records import VersionedRecord, pack
 from services.storage.interface import Head, Store
 
 FOLDER = "keys/"
@@ -84,11 +84,10 @@ def _random_text(num_bytes: int) -> str:
     return base64.b32encode(secrets.token_bytes(num_bytes)).decode().rstrip("=").lower()
 
 
-class KeyRecord(Record):
+class KeyRecord(VersionedRecord):
     """An API key. Times are by the store's clock."""
 
     type: Literal["key"] = "key"
-    version: int = 0
     tenant: str
     name: str = ""
     sha256: str = Field(repr=False)
@@ -146,6 +145,7 @@ def create_key(store: Store, tenant: str, name: str = "") -> NewKey:
         sha256=credential.sha256,
         created=store.now(),
     )
+    # Hardly ever: ids have 80 random bits. But an existing key must not get another secret.
     if not create_once(store, f"{FOLDER}{credential.key}", pack(record)):
         raise ConflictError(f"the key {credential.key} exists already: create another one")
     return NewKey(credential.key, credential.text)
@@ -242,8 +242,7 @@ def _change(store: Store, key: str, change: Callable[[KeyRecord], dict[str, obje
     while True:
         head, record = read_key(store, key)
         # Called again for each version, so that it decides by the record that it replaces.
-        update = change(record) | {"nonce": Ids().nonce(), "version": record.version + 1}
-        if compare_and_swap(store, head.key, pack(record.model_copy(update=update)), head.etag):
+        if compare_and_swap(store, head.key, pack(record.changed(**change(record))), head.etag):
             return
 
 

@@ -22,7 +22,7 @@ from services.errors import (
 from services.ledger.ids import Ids, check_tenant_name
 from services.ledger.keys import tenant_deletion_key
 from services.ledger.ledger import compare_and_swap, create_once
-from services.ledger.records import Record, pack, unpack
+from services.ledger.records import Record, VersionedRecord, pack, unpack
 from services.storage.interface import Store
 
 FOLDER = "tenants/"
@@ -31,11 +31,10 @@ _SECRET_BYTES = 32
 R = TypeVar("R", bound=Record)
 
 
-class TenantRecord(Record):
+class TenantRecord(VersionedRecord):
     """A tenant: its limits and the secret that signs its webhooks."""
 
     type: Literal["tenant"] = "tenant"
-    version: int = 0
     limits: dict[str, JsonValue] = Field(default={})
     """Only limits that were set; limits that a later version added are kept as they are."""
     webhook_secret: str = Field(repr=False)
@@ -116,13 +115,7 @@ def set_limits(store: Store, tenant: str, changes: Mapping[str, Any]) -> Limits:
                 f"{first['loc'][0]} is {first['input']!r}: {first['msg']}; the limits are "
                 f"{', '.join(Limits.model_fields)}"
             ) from error
-        changed = record.model_copy(
-            update={
-                "nonce": Ids().nonce(),
-                "version": record.version + 1,
-                "limits": record.limits | limits.model_dump(include=set(changes)),
-            }
-        )
+        changed = record.changed(limits=record.limits | limits.model_dump(include=set(changes)))
         if compare_and_swap(store, f"{FOLDER}{tenant}", pack(changed), etag):
             return limits
 

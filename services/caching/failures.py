@@ -32,6 +32,7 @@ class CircuitBreaker:
             now = self._clock()
             if now < self._retry_at:
                 return False
+            # Half-open: this caller tries, and all others wait for its result.
             if self._retry_at > _NEVER:
                 self._retry_at = now + self._retry_s
             return True
@@ -80,6 +81,7 @@ class NegativeCache(Generic[K]):
         """Raise the error of a key, unless it has expired."""
         with self._lock:
             error, expires = self._errors.get(key, (None, 0.0))
+        # A copy, as in `add`: raising writes a traceback, whose frames would stay in memory.
         if error and self._clock() < expires:
             raise _copy(error)
 

@@ -32,7 +32,7 @@ class JobWords(NamedTuple):
     item: str
     result: str
     done: str
-    """What has happened to an item that succeeded."""
+    """The participle for an item that succeeded."""
 
     @property
     def folder(self) -> str:

@@ -40,7 +40,7 @@ class PromptImages:
     body: Mapping[str, Any]
     """The request to /v1/images/generations, without seeds."""
     paths: Mapping[int, Path]
-    """By seed."""
+    """The path of each image by its seed."""
 
 
 @dataclass(frozen=True)
@@ -244,6 +244,7 @@ def _save_strips(images: Sequence[SavedImage], request: BlendRequest, stem: Path
 
     for seed in request.seeds:
         row = [image for image in images if image.seed == seed]
+        # A strip with a gap would show a wrong path between the tokens.
         if len(row) == request.strip:
             opened = [Image.open(image.path).convert("RGB") for image in row]
             yield save_strip(stem, seed, opened, [image.settings for image in row])

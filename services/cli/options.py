@@ -159,6 +159,7 @@ def find_job(client: "Client", text: str) -> "Job":
     Raises: ConfigurationError if there is none, or more than one; ClientError.
     """
     text = text.lower()
+    # A whole id needs no list, and may be of a job that is not recent.
     if len(text) == _ID_LENGTH and text.isalnum() and text.isascii():
         return client.job(text)
     if not _MIN_PART <= len(text) < _ID_LENGTH:

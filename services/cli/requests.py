@@ -73,6 +73,7 @@ class SubmitRequest:
         """Return the idempotency key: given, random with --again, or a digest of the body."""
         if options.idempotency_key:
             return options.idempotency_key
+        # By default the same command finds the same job again, also after a lost connection.
         key = f"dti-{hashlib.sha256(_canonical_json(self.body)).hexdigest()}"
         return f"{key}-{secrets.token_hex(8)}" if options.again else key
 

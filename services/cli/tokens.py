@@ -82,6 +82,7 @@ def tokens(
     tag = next((f"{name}:{value}" for name, value in tags.items()), None)
     folder = output_folder(download) if download else None
     with connect(server, api_key) as client:
+        # One more than is shown tells whether there are older ones.
         listed = list(islice(client.tokens(alias=alias, tag=tag), limit and limit + 1))
         paths = list[Path]()
         if folder:

@@ -93,7 +93,7 @@ class _Waiting:
     job: Job
     folder: Path
     names: Sequence[str]
-    """Of items, by index, as far as they are known."""
+    """The names of items by index, as far as they are known."""
     fetched: dict[int, tuple[Item, Path]] = field(default_factory=dict[int, tuple[Item, Path]])
     failed: dict[int, Item] = field(default_factory=dict[int, Item])
     unfetched: dict[int, tuple[Item, DTIError]] = field(
@@ -131,6 +131,7 @@ class _Waiting:
                 for download in self._downloads:
                     download.result()
         finally:
+            # Ctrl-C must not wait for downloads: the same command fetches what is missing.
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def say_how_to_return(self) -> None:

@@ -44,7 +44,7 @@ class Client:
     def __init__(self, connection: HttpConnection) -> None:
         self._connection = connection
         self._kinds: dict[str, str] = {}
-        """Of known jobs, by id: it is part of their paths."""
+        """The kinds of known jobs by id: the kind is part of a job's path."""
 
     @classmethod
     def at(cls, server: ServerConfig, **options: Any) -> Self:

@@ -62,6 +62,8 @@ def write_config(config: ServerConfig, environment: Mapping[str, str] = os.envir
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
+            # Private from its creation on: after a later chmod, another user could have opened it
+            # before.
             handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(handle, "w") as file:
                 file.write(contents.model_dump_json())

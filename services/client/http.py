@@ -181,6 +181,7 @@ class HttpConnection:
     def _request_once(self, method: str, url: str, how: dict[str, Any]) -> httpx.Response:
         if self._closed.is_set():
             raise UnreachableError("the connection was closed")
+        # Forms lead to the store's own server, which must never see the API key.
         is_service = _origin(url) == _origin(self.server)
         client = self._http if is_service else self._http_without_key
         try:

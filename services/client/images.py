@@ -102,6 +102,8 @@ def generate(
                             left.remove(update.seed)
                         yield update
                 except (OverloadedError, UnreachableError) as error:
+                    # An error event has no status that would mark it so. Here a retry is always
+                    # worth a try: it asks for the missing images alone.
                     error.is_transient = True
                     if len(left) == num_left:
                         raise

@@ -113,6 +113,7 @@ def upload(
         for chunk in _chunks(list({content.sha256: content for content in contents}.values())):
             _upload_chunk(connection, pool, chunk, on_sent)
     finally:
+        # After an error, uploads that have begun end, and stay stored; no other one begins.
         pool.shutdown(cancel_futures=True)
 
 
@@ -139,6 +140,7 @@ def _upload_chunk(
         for content, form in zip(waiting, _announce(connection, waiting), strict=True):
             if form:
                 to_send.append((content, form))
+            # Stored by an earlier command, or by a round whose answer was lost.
             elif content.sha256 not in reported:
                 on_sent(content)
         errors = list(pool.map(send, to_send))

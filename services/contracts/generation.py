@@ -110,6 +110,7 @@ def build_image_spec(work: Mapping[str, JsonValue], shared: Mapping[str, JsonVal
     job: Mapping[str, Any] = shared
     prompt = PromptSpec.model_validate(job["prompts"][item.prompt])
     variant = TokenBinding.model_validate(job["variants"][item.variant])
+    # What the variant says of a placeholder goes before a token that the prompt names by its id.
     inline = {name: token for name, token in prompt.tokens.items() if name not in variant.blends}
     return ImageSpec.model_validate(
         {

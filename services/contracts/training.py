@@ -94,6 +94,8 @@ def batch_of(config: TrainConfig) -> str:
 
     `TrainConfig.incompatibility_with` decides the same for a pair.
     """
+    # The fields that `incompatibility_with` compares. All others may differ from row to row of a
+    # batch.
     shape = f"{config.method} {config.batch_size} {config.resolution} {config.beta2!r}"
     digest = hashlib.sha256(shape.encode()).hexdigest()[:12]
     return f"{config.method}-{config.batch_size}-{config.resolution}-{digest}"

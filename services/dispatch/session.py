@@ -119,6 +119,8 @@ class DispatchSession:
     async def _claim(self) -> list[Attempt]:
         limit = min(self._max_in_flight, len(self._worker.attempts) + _CLAIMS_PER_ITERATION)
         try:
+            # A claim takes several requests to the store. Meanwhile the event loop has to read the
+            # images that engines send.
             return await asyncio.to_thread(self._worker.claim, limit)
         except ServiceError as error:
             # The next iteration tries again. Any other error is a bug, and ends the session.

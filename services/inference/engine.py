@@ -205,6 +205,7 @@ class Engine:
             for image in request.images
         )
         try:
+            # The threads cannot be interrupted: their lookups go on, and help the next request.
             async with asyncio.timeout(request.timeout_s):
                 prepared = await asyncio.gather(*preparations)
         except TimeoutError as error:

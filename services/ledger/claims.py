@@ -103,7 +103,7 @@ class Claims:
         """The jobs of each tenant that waits; None until they are listed."""
         self._listed_at = float("-inf")
         self._deferred: dict[tuple[JobKeys, Candidate], float] = {}
-        """Since when an isolated item has waited for a worker that holds nothing."""
+        """The time since which an isolated item has waited for a worker that holds nothing."""
         # Drawn, so that not all busy workers stop refilling for the same item at once.
         self._max_deferral_s = rng.uniform(1, 4) * ledger.settings.lease_s
         self._reserved: _Isolated | None = None

@@ -9,6 +9,7 @@ from services.errors import InvalidIdError
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u
 _CHARACTER = f"[{_ALPHABET}]"
+# 80 random bits: ids cannot be guessed, and do not collide between processes that never meet.
 _TIME_LENGTH, _RANDOM_LENGTH = 10, 16
 """Characters of an id: 50 bits of milliseconds, then 80 random bits."""
 

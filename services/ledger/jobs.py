@@ -148,6 +148,7 @@ def read_commands(ledger: Ledger, keys: JobKeys) -> JobCommands:
     moment at which a new one could escape it: a worker after its claim, a supervisor before its
     scan of the attempts.
     """
+    # The names say everything, so that one listing is enough and no command is read.
     names = {head.key[len(keys.control) :] for head in ledger.heads(keys.control)}
     return JobCommands(
         cancelled="cancel" in names,

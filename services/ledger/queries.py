@@ -358,6 +358,7 @@ def _attempts_in_round(ledger: Ledger, keys: JobKeys, item: ItemRef) -> list[Att
     result = unpack_result(stored[0].key, stored[1])[0] if stored else None
     for head in ledger.heads(f"{keys.attempts}{item}."):
         _, (number, *ended) = parse_item_ref(head.key[len(keys.attempts) :])
+        # An end is read with its attempt; a claim that is gone went with its job.
         if ended or not (found := ledger.find(head.key)):
             continue
         claim, _ = unpack(head.key, found[1], ClaimRecord)

@@ -5,12 +5,13 @@ answer was lost thereby recognises its own write, and no ETag ever comes back. R
 replaced by compare-and-swap also count a version.
 """
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from services.contracts.jobs import Kind
 from services.errors import DamagedRecordError
+from services.ledger.ids import Ids
 
 RECORD_BYTES = 4096
 """Bytes that hold the line of JSON of nearly every record."""
@@ -22,8 +23,24 @@ MAX_REASON = 1000
 class Record(BaseModel):
     """A line of JSON. Reading ignores fields of later versions."""
 
+    # NaN and infinity are not JSON: other programs that read a backup would fail at them.
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
     nonce: str
+
+
+class VersionedRecord(Record):
+    """A record that is replaced by compare-and-swap, with a count of its versions.
+
+    The records of attempts and leases take their nonces from `Ledger.ids` instead, which
+    simulations replace.
+    """
+
+    version: int = 0
+
+    def changed(self, **fields: object) -> Self:
+        """Return the next version, with these fields changed."""
+        update = {"nonce": Ids().nonce(), "version": self.version + 1, **fields}
+        return self.model_copy(update=update)
 
 
 class JobRecord(Record):
@@ -119,7 +136,7 @@ class LeaseRecord(Record):
     pool: str
     version: int
     duration_s: float
-    """Once it is older than that, by the store's clock, it may be broken."""
+    """The age, by the store's clock, from which on it may be broken."""
     state: Literal["held", "broken", "released"]
     attempts: tuple[HeldAttempt, ...] = ()
 

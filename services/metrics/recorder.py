@@ -24,7 +24,7 @@ class Metrics:
         self._first: dict[str, set[str]] = {}
         """The values with series of their own, of each label whose values operators choose."""
         self._others: dict[tuple[str, tuple[str, ...]], dict[tuple[str, ...], float]] = {}
-        """What gauges were set to for the values that are `OTHER` together."""
+        """The last values of gauges, for those label values that are `OTHER` together."""
 
     def count(self, name: str, n: float = 1, **labels: str) -> None:
         """Add `n` to a counter. Raises: ValueError if the table has no such metric or labels."""
@@ -43,6 +43,7 @@ class Metrics:
         metric = self._metric(name, "gauge", labels)
         known = self._known(metric, labels)
         with self._lock:
+            # Several values share this series, and the latest one alone must not stand for all.
             if OTHER in known.values():
                 values = self._others.setdefault((name, tuple(known.values())), {})
                 values[tuple(labels[label] for label in metric.labels)] = value

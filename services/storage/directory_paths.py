@@ -131,6 +131,7 @@ def _missing(first: Path, second: Path) -> str:
     doing = "writes no files"
     try:
         first.write_bytes(b"probe")
+        # Ages of leases are differences between the two clocks.
         if abs(first.stat().st_mtime - time.time()) > _CLOCK_TOLERANCE_S:
             return "has another clock than this host"
         doing = "makes no hard links (link)"
@@ -161,6 +162,7 @@ def _remote(folder: Path) -> str:
         lines = _MOUNTS.read_text().splitlines()
     except OSError:  # This is not Linux.
         return ""
+    # Of several mounts on one place, the last line is the one that is seen.
     kinds = {line.split()[4]: line.partition(" - ")[2].split()[0] for line in lines}
     places = (str(place) for place in (folder.resolve(), *folder.resolve().parents))
     kind = next((kinds[place] for place in places if place in kinds), "")

@@ -71,7 +71,7 @@ class Page:
 
     objects: tuple[Head, ...]
     prefixes: tuple[str, ...]
-    """With a delimiter: the common prefixes of keys, each once, delimiter included."""
+    """The common prefixes of keys if there is a delimiter, each once, delimiter included."""
     next: str | None
     """`after` of the next page; None on the last one."""
 

@@ -64,6 +64,8 @@ def probe(store: Store) -> Findings:
             check(store, prefix)
         atomic_deletion = _deletes_atomically(store, prefix)
     finally:
+        # What cannot be removed does no harm; the error that ended the probe must not be hidden by
+        # it.
         for key in keys:
             with suppress(StorageError):
                 store.delete(key)

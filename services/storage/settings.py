@@ -43,6 +43,7 @@ class S3Settings(BaseSettings):
         frozen=True,
         extra="forbid",
         allow_inf_nan=False,
+        # A value may hold a secret, and errors are logged.
         hide_input_in_errors=True,
     )
 
@@ -83,6 +84,7 @@ class S3Settings(BaseSettings):
     @field_validator("endpoint")
     @classmethod
     def _is_web_address(cls, endpoint: str | None) -> str | None:
+        # No user or password in it: the URL is shown in errors and logs.
         if endpoint is not None and not re.fullmatch(r"https?://[^/?#@\s]+/?", endpoint):
             raise ValueError("it must be http://HOST or https://HOST, with a port if need be")
         return endpoint

@@ -58,7 +58,7 @@ class WorkerSlot:
 
     loaded: LoadedSubject
     index: int
-    """Which slot it has, or had."""
+    """The number of the slot that it has, or had."""
     resumed_at: int
     """Steps that earlier attempts had done."""
     warnings: list[str]
@@ -67,7 +67,7 @@ class WorkerSlot:
     checkpointed_at: float = 0.0
     """When its latest checkpoint was taken, or else when it began."""
     preempted_at: Checkpoint | None = None
-    """Where it resumes after a preemption; None before its first step."""
+    """The state from which it resumes after a preemption; None before its first step."""
 
     @property
     def attempt(self) -> Attempt:
@@ -112,6 +112,7 @@ class PackedBatch:
         self.preempted: list[WorkerSlot] = []
         """Subjects that have lost their slot, in the order in which they did."""
         self._clock = clock
+        # The trainer chooses the slot: a resumed subject gets its former one if it is free.
         self._index_of = dict[str, int]()
         with _library_call():
             self._trainer = Trainer(

@@ -32,7 +32,7 @@ class ValidationRunner:
     def __init__(self, backbone: Backbone, scorer: TokenScorer | None) -> None:
         self._backbone, self._scorer = backbone, scorer
         self._validators: dict[int, TokenValidator] = {}
-        """By the number of validation images; each caches the images of its prompts' words."""
+        """The validators by number of images; each caches the images of its prompts' words."""
 
     def validate(
         self,

@@ -37,7 +37,7 @@ class LoadedSubject:
     """The job's, which decides the shape of the batch; the subject's own is in `subject`."""
     subject: Subject
     checkpoint: Checkpoint | None
-    """Where an earlier attempt has got to."""
+    """The latest training state of an earlier attempt."""
     references: Sequence[Image.Image]
     """Small copies of its images, which scorers compare the token's images with."""
     class_noun: str | None
@@ -125,6 +125,7 @@ def _require_all_images(bundle: Bundle) -> None:
 
 
 def _require_consent(item: TrainingItem, description: BundleDescription, now: datetime) -> None:
+    # Checked again here: the API knows neither bundle.json nor when the training begins.
     if "person" not in (item.kind, description.kind):
         return
     if item.consent is None:

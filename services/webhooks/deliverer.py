@@ -112,7 +112,7 @@ class Deliverer:
         self._heads: dict[str, Head] = {}
         """The pending deliveries of the last listing, by key."""
         self._not_before: dict[str, tuple[str, datetime]] = {}
-        """By key: the ETag of a delivery that is not due, and when it is due."""
+        """The ETag of each delivery that is not due, and the time at which it is, by key."""
         self._executor: FairExecutor[PendingDelivery] = FairExecutor(
             self._attempt,
             num_threads=self._settings.num_threads,
@@ -202,8 +202,8 @@ class Deliverer:
         if head.date - record.first >= self._give_up_after:
             return self._give_up(delivery, record, record.last or "it was never tried", head.date)
         body = job_ended_message(view, record.first, record.state, record.counts)
-        record = _changed(
-            record, attempts=record.attempts + 1, next=head.date + self._backoff(record.attempts)
+        record = record.changed(
+            attempts=record.attempts + 1, next=head.date + self._backoff(record.attempts)
         )
         # Before the message is sent: if this process dies while it sends, the next attempt comes at
         # its time, as after a failure.
@@ -253,7 +253,7 @@ class Deliverer:
         if response.gone:
             return self._give_up(delivery, record, response.reason, now)
         # If this fails, another process has taken over, and its record stands.
-        failed = _changed(record, last=response.reason)
+        failed = record.changed(last=response.reason)
         new_etag = self._ledger.compare_and_swap(delivery.key, pack(failed), etag)
         if new_etag and record.next:
             self._not_before[delivery.key] = (new_etag, record.next)
@@ -283,9 +283,3 @@ class Deliverer:
         """
         backoff_s = min(MIN_BACKOFF_S * 2 ** min(attempts, 20), MAX_BACKOFF_S)
         return timedelta(seconds=backoff_s * self._rng.uniform(1.0, 1.5))
-
-
-def _changed(record: PendingDeliveryRecord, **update: object) -> PendingDeliveryRecord:
-    return record.model_copy(
-        update={"nonce": Ids().nonce(), "version": record.version + 1, **update}
-    )

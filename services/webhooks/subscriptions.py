@@ -16,18 +16,17 @@ from services.ledger.ids import Ids, check_job_id, check_tenant_name, is_job_id,
 from services.ledger.jobs import read_commands
 from services.ledger.keys import JobKeys
 from services.ledger.ledger import Ledger, create_once
-from services.ledger.records import Record, pack
+from services.ledger.records import VersionedRecord, pack
 from services.storage.interface import Head, Store
 
 FOLDER = "webhooks/"
 _NAME = re.compile(r"([^.]+)\.([0-9]{2})", re.ASCII)
 
 
-class PendingDeliveryRecord(Record):
+class PendingDeliveryRecord(VersionedRecord):
     """The state of a delivery. Times are by the store's clock."""
 
     type: Literal["webhook"] = "webhook"
-    version: int = 0
     url: str = Field(repr=False)
     attempts: int = 0
     first: datetime | None = None

@@ -145,6 +145,7 @@ def _items(
     prompts: Sequence[str], variants: Sequence[VariantRequest], seeds: Sequence[int]
 ) -> Sequence[JobItem]:
     """Return the items, with the images of a prompt in a row so that engines encode it once."""
+    # Once for each prompt and variant: a job has up to 10,000 images of them.
     prompt_slugs = [_slug(prompt, _MAX_PROMPT_LENGTH) for prompt in prompts]
     variant_slugs = [_variant_slug(variant) for variant in variants]
     images = [

@@ -176,6 +176,8 @@ def _missing_tokens(
     """
     references = list(token_references(request))
     names = list(dict.fromkeys(name for _, name in references))
+    # Looking up thousands would take longer than a client waits. The engine refuses the images of
+    # tokens that do not exist.
     if len(names) > MAX_TOKEN_LOOKUPS:
         return []
     index = TokenIndex(state.ledger, tenant, None)

@@ -43,6 +43,8 @@ def build_engine_call(
     """
     model, warnings = _model(request.model, served_models)
     fields = _image_fields(request)
+    # Drawn here, so that the response can name it: the same request with this seed gives the same
+    # image.
     first_seed = secrets.randbits(32) if request.seed is None else request.seed
     try:
         engine_request = GenerateRequest(
@@ -66,6 +68,8 @@ def _model(name: str | None, served_models: ServedModels) -> tuple[str, tuple[st
     default = next(iter(served_models))
     if name is None:
         return default, ()
+    # Many of OpenAI's clients have a fixed list of models. A name that only looks like a mistake is
+    # still refused.
     if name not in served_models and _OPENAI_MODEL.fullmatch(name):
         return default, (f"there is no model {name} here: {default} was used",)
     find_model(name, served_models)
@@ -102,6 +106,8 @@ def resolve_blends(
     for placeholder, blend in blends.items():
         if not isinstance(blend, SlerpBlend):
             blended[placeholder] = blend
+        # At an end the blend is the token itself, bit for bit, and costs no entry in the engine's
+        # cache.
         elif blend.t in (0, 1):
             plain[placeholder] = blend.b if blend.t else blend.a
         else:

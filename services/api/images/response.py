@@ -103,6 +103,8 @@ async def collect_images(stream: GenerationStream) -> list[ImageEvent]:
     async with aclosing(stream.events()) as events:
         async for event in events:
             if isinstance(event, FailureEvent):
+                # OpenAI's response has no place for some images and an error. The caller closes the
+                # stream, which cancels the rest.
                 raise rebuild_error(event.error, event.detail)
             if isinstance(event, ImageEvent):
                 images[event.image] = event

@@ -237,6 +237,7 @@ def parse_strictly(model: type[W], body: bytes, place: Callable[[Location], Loca
         RequestValidationError: The body is not valid.
     """
     try:
+        # Strict: a text such as "7" is refused where a number is meant, instead of guessed at.
         return model.model_validate_json(body, strict=True)
     except ValidationError as error:
         errors = [{**each, "loc": ("body", *place(each["loc"]))} for each in error.errors()]

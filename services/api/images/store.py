@@ -23,7 +23,7 @@ from services.errors import DeletedError, NotFoundError, UnknownImageError
 from services.ledger.ids import Ids, is_job_id, is_tenant_name
 from services.ledger.keys import tenant_folder
 from services.ledger.ledger import Ledger, compare_and_swap, create_once
-from services.ledger.records import Record, pack, unpack
+from services.ledger.records import VersionedRecord, pack, unpack
 from services.storage.interface import Store
 
 KEYS_TTL_S = 60.0
@@ -36,7 +36,7 @@ _OBJECT = "service/links"
 _KEY_BYTES = 32
 
 
-class LinkKeysRecord(Record):
+class LinkKeysRecord(VersionedRecord):
     """The keys that sign links, oldest first.
 
     The last key is the next one: it is published one rotation before it signs, so that every
@@ -44,7 +44,6 @@ class LinkKeysRecord(Record):
     """
 
     type: Literal["links"] = "links"
-    version: int = 0
     keys: list[str] = Field(repr=False, min_length=2)
 
 
@@ -60,6 +59,7 @@ class SignedLinks:
     def sign(self, path: str, ttl_s: float) -> str:
         """Return the path with a signature that expires after `ttl_s` seconds."""
         expires = int(self._clock() + ttl_s)
+        # Not with the last key, which other processes may not have read yet.
         signer = _signer(self._keys()[:-1])
         signature = signer.get_signature(_text(path, expires)).decode()
         return f"{path}?expires={expires}&signature={signature}"
@@ -94,13 +94,7 @@ def rotate_link_keys(store: Store) -> None:
         _read_keys(store)  # Create the record if there is none.
         found = store.read(_OBJECT)
         record, _ = unpack(_OBJECT, found.body, LinkKeysRecord)
-        rotated = record.model_copy(
-            update={
-                "nonce": Ids().nonce(),
-                "version": record.version + 1,
-                "keys": [*record.keys, _new_key()][-MAX_KEYS:],
-            }
-        )
+        rotated = record.changed(keys=[*record.keys, _new_key()][-MAX_KEYS:])
         if compare_and_swap(store, _OBJECT, pack(rotated), found.head.etag):
             return
 

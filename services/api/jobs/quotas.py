@@ -49,6 +49,8 @@ class Quotas:
         tenant, limit = principal.tenant, principal.limits.open_items
         with self._lock:
             known = self._counts.get(tenant)
+        # A cached count only ever admits: jobs may have ended since, so that a refusal needs a new
+        # one.
         if known is not None and known.count + num_items <= limit:
             return
         # The size of a job takes one request and is an upper bound of its open items. The exact

@@ -206,6 +206,7 @@ class JobRoutes:
         """Return the item with all attempts at it, and how and why each of them ended."""
         tenant = principal.tenant
         views = queries.list_items(state.ledger, tenant, job, index, 1, kind=self._kind).items
+        # A list that begins behind the last item is empty; a job of another kind raises before.
         if not views or views[0].index != index:
             raise UnknownJobError(f"job {job} has no item {index}")
         progress = state.progress.read(tenant, job)
@@ -336,6 +337,7 @@ def _check_quota(
     check_references: Callable[[], None],
 ) -> None:
     """Check the quota of a new job. A replay adds no items, so it always passes."""
+    # No waiting helps such a job, so that this is an error of the request and no 429.
     if num_items > principal.limits.open_items:
         raise invalid_request(
             ("body", field),

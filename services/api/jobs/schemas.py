@@ -71,7 +71,7 @@ def example(value: Mapping[str, Any]) -> ConfigDict:
 
 
 class WebhookRequest(WireModel):
-    """Where to send a message when the job ends."""
+    """The receiver of a message when the job ends."""
 
     url: str = Field(
         max_length=2000, description="A URL, `https://...`, that has no private address."

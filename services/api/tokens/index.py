@@ -120,6 +120,7 @@ class TokenIndex:
         tokens: list[IndexedToken] = []
         first_job, after = "", -1
         if cursor:
+            # The cursor is the last token that was shown: its job may have more, and is read again.
             first_job, _, after = parse_token_id(cursor)
             tokens += self._tokens_of_job(first_job, after, limit + 1)
         num_reads, last_job = 0, first_job

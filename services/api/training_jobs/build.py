@@ -69,6 +69,7 @@ def parse_training_job(body: bytes) -> TrainingJobRequest:
         RequestValidationError: The body is not valid.
     """
     try:
+        # Strict: a text such as "7" is refused where a number is meant, instead of guessed at.
         return TrainingJobRequest.model_validate_json(body, strict=True)
     except ValidationError as error:
         errors = error.errors()
@@ -98,6 +99,7 @@ def build_training_job(
         check_webhook(request.webhook.url, allow_private=settings.allow_private_webhooks)
     subjects = request.subjects or _read_manifest(store, tenant, request, settings)
     place = "manifest" if request.subjects is None else "subjects"
+    # By the store's clock, which workers use as well when they check consents again.
     _check_subjects(subjects, config, store.now(), place)
     spec = TrainingJobSpec(
         model=name,

@@ -79,6 +79,7 @@ class BlendCache:
         """Return the blend of tokens that the caller has just looked up. Raises as `blend`."""
         total = math.fsum(weights)
         shares = [weight / total for weight in weights]
+        # By digests: a name may stand for another token tomorrow, and two names for the same one.
         key = tenant, tuple((t.sha256, share) for t, share in zip(tokens, shares, strict=True))
         parts = frozenset((tenant, token.token) for token in tokens)
         with self._lock:
@@ -145,7 +146,7 @@ class ResolvedPlaceholders:
 
     tokens: dict[str, LearnedToken]
     origins: dict[str, JsonValue]
-    """Which token each is, or what it was blended from, for the settings of the image."""
+    """The token of each placeholder, or the parts of its blend, for the settings of the image."""
 
 
 class PlaceholderResolver:

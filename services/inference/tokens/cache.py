@@ -115,7 +115,7 @@ class TokenCache:
         )
         self._errors: NegativeCache[Key] = NegativeCache(clock)
         self._in_use: WeakValueDictionary[Key, LearnedToken] = WeakValueDictionary()
-        """By tenant and digest: an evicted token that is in use comes back as one object."""
+        """Tokens by tenant and digest: one that is evicted while in use is found here again."""
         self._watchers: list[Callable[[Key], None]] = []
         self._breaker = CircuitBreaker(lifetimes.retry_s, clock)
 

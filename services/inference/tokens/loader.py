@@ -64,7 +64,7 @@ class ModelSignature:
     dims: Mapping[str, int]
     """The dimension of each text encoder."""
     fingerprint: str
-    """Of the model's weights."""
+    """The fingerprint of the model's weights."""
 
     @classmethod
     def of(cls, backbone: Backbone) -> Self:
