@@ -74,6 +74,7 @@ class EngineClient:
             # Connections are not reused: the other side may just have closed an idle one, and the
             # request that then fails could not be sent again.
             limits=httpx.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=0),
+            # Engines are inside of the cluster, where a proxy of the environment does not lead.
             trust_env=False,
         )
 

@@ -89,6 +89,7 @@ def read_tenant(store: Store, tenant: str) -> Tenant:
         InvalidIdError: The tenant's name is malformed.
     """
     _, record = _read(store, tenant)
+    # The record outlives its tenant: only the command to delete tells.
     if is_deleted(store, tenant):
         raise DeletedError(f"tenant {tenant} was deleted")
     return Tenant(tenant, _limits(record), record.webhook_secret)

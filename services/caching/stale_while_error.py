@@ -111,6 +111,7 @@ class StaleWhileErrorCache(Generic[V]):
         try:
             new = CacheEntry(self._read(name), read_at, read_at + self._ttl_s)
         except UnavailableError:
+            # A name that was unknown is not served stale: it may have been created since.
             if entry is None or entry.value is None:
                 raise
             end, now = entry.read_at + self._max_stale_s, self._clock()

@@ -94,6 +94,7 @@ class Client:
 
     def job(self, job: str) -> Job:
         """Return a job of whichever kind."""
+        # An id does not tell its kind: both paths are tried, once for each job.
         kinds = [self._kinds[job]] if job in self._kinds else KINDS
         for kind in kinds:
             try:

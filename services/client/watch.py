@@ -65,6 +65,7 @@ def watch(connection: HttpConnection, job: str) -> Iterator[Update]:
     while True:
         try:
             for update in follow(connection, job):
+                # The service works: a later failure is a first one again.
                 attempt = 0
                 yield update
                 if isinstance(update, JobChanged) and update.job.ended:

@@ -99,6 +99,7 @@ class DispatchSession:
     async def _run_iteration(self, generator: ImageGenerator) -> None:
         """Cancel stopped attempts, claim new ones, and wait if there are none."""
         self._on_turn()
+        # Cancelling closes the engine's stream, so that it drops the image.
         for task, attempt in self._tasks.items():
             if attempt.stop_reason:
                 task.cancel()

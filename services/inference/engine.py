@@ -239,6 +239,7 @@ class Engine:
 
     async def stop(self, timeout_s: float = 60) -> None:
         """Accept no more requests, and finish those that were accepted."""
+        # In a thread: the last images are finished in this event loop, which a join would block.
         await asyncio.to_thread(self.scheduler.stop, timeout_s)
         self._preparers.shutdown(wait=False)
         self._encoders.shutdown(wait=False)

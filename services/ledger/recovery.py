@@ -171,6 +171,7 @@ class Recovery:
         """
         self._workers.refresh()
         queued = all_queued(self._ledger)
+        # Only tenants in the queue: a job of any other tenant cannot begin, and waits for a sweep.
         self._ledger.gather(self._finish_if_deleted, sorted({tenant for _, tenant, _ in queued}))
         report = RecoveryReport(jobs=len(queued))
         recovered = self._ledger.gather(self._recover_queued, queued)

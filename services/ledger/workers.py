@@ -67,6 +67,7 @@ class WorkerRegistry:
             worker = unpack(claim, found[1], ClaimRecord)[0].worker
         except DamagedRecordError:
             worker = ""
+        # All at once: they are read again when needed, with one request each.
         if len(self._claimants) >= _MAX_CLAIMS:
             self._claimants.clear()
         self._claimants[claim] = worker

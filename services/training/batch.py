@@ -171,6 +171,8 @@ class PackedBatch:
             with _library_call():
                 finished = self._finished(self._trainer.step())
         except (OutOfMemoryError, DeviceError):
+            # Tried alone, every subject would fit, and on a lost device every one would fail:
+            # neither tells whose fault it was.
             raise
         except BatchError:
             log.warning("training step failed: each subject is tried alone", exc_info=True)

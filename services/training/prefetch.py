@@ -140,6 +140,7 @@ class Prefetcher:
         with error_boundary("prefetch thread failed", self._report_failure):
             while not self._stopped.is_set():
                 if not self._claim():
+                    # Cleared after the wait: a call of `wake` during a claim ends the next wait.
                     self._wake.wait(self._poll_interval_s)
                     self._wake.clear()
 

@@ -122,6 +122,7 @@ class TrainingSession:
             self._metrics.lease_lost(self._worker.lease.worker)
         else:
             self._worker.end()
+        # After the lease is released: other workers resume the subjects while this process ends.
         if isinstance(failure, DeviceError):
             raise failure
 

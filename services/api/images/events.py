@@ -125,6 +125,7 @@ class EventEncoder:
         step = {"index": event.image, "step": event.step, "steps": event.steps}
         encoded = [_typed_event("progress", step)]
         number = self._num_previews[event.image]
+        # Not after the last step: the image itself follows.
         if event.preview and event.step < event.steps and number < self._max_previews:
             self._num_previews[event.image] += 1
             preview = {"b64_json": to_base64(event.preview), "partial_image_index": number}
