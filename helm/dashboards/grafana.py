@@ -122,14 +122,14 @@ def rates(metric: str, by: str, *, where: str = "", legend: str = "") -> dict[st
     return {f"{legend}{{{{{by}}}}}": query}
 
 
-def rare(metric: str, legend: str, *, by: str = "") -> dict[str, str]:
+def hourly(metric: str, legend: str, *, by: str = "", where: str = "") -> dict[str, str]:
     """Return the query of a counter's increase in an hour.
 
-    Counters of rare events begin at their first event, for which `increase` gives 0: of a series
-    that was not there an hour ago, the whole value counts.
+    A counter on Ray begins at its first event, for which `increase` gives 0. Of a series that was
+    not there an hour ago, the whole value counts.
     """
-    new = f"({metric}{{SELECTOR}} unless {metric}{{SELECTOR}} offset 1h)"
-    each = f"{new} or increase({metric}{{SELECTOR}}[1h])"
+    series = f"{metric}{{SELECTOR, {where}}}" if where else f"{metric}{{SELECTOR}}"
+    each = f"({series} unless {series} offset 1h) or increase({series}[1h])"
     return {legend: f"sum by ({by}) ({each})" if by else f"sum({each})"}
 
 

@@ -1,6 +1,6 @@
 """The dashboards: the service at a glance, training, and the store with the ledger."""
 
-from helm.dashboards.grafana import Dashboard, Panel, quantiles, rare, rates
+from helm.dashboards.grafana import Dashboard, Panel, hourly, quantiles, rates
 
 _REQUESTS = (
     "sum by (namespace, release) "
@@ -71,10 +71,12 @@ _SERVICE = Dashboard(
             ),
             Panel(
                 "Subjects learned an hour",
-                {
-                    "{{namespace}}/{{release}}": "sum by (namespace, release) "
-                    '(rate(dti_subjects_total{SELECTOR, outcome="succeeded"}[1h])) * 3600'
-                },
+                hourly(
+                    "dti_subjects_total",
+                    "{{namespace}}/{{release}}",
+                    by="namespace, release",
+                    where='outcome="succeeded"',
+                ),
             ),
         ],
         [
@@ -128,16 +130,13 @@ _TRAINING = Dashboard(
             ),
             Panel(
                 "Failed starts an hour",
-                rare("dti_worker_start_failures_total", "{{pool}}", by="pool"),
+                hourly("dti_worker_start_failures_total", "{{pool}}", by="pool"),
             ),
         ],
         [
             Panel(
                 "Subjects an hour",
-                {
-                    "{{outcome}}": "sum by (outcome) "
-                    "(rate(dti_subjects_total{SELECTOR}[$__rate_interval])) * 3600"
-                },
+                hourly("dti_subjects_total", "{{outcome}}", by="outcome"),
                 stacked=True,
             ),
             Panel(
@@ -215,8 +214,8 @@ _STORE = Dashboard(
         [
             Panel(
                 "Leases lost and heartbeats failed an hour",
-                rare("dti_lease_losses_total", "leases lost")
-                | rare("dti_heartbeat_errors_total", "heartbeats failed"),
+                hourly("dti_lease_losses_total", "leases lost")
+                | hourly("dti_heartbeat_errors_total", "heartbeats failed"),
             ),
             Panel(
                 "Claims",
