@@ -117,10 +117,12 @@ def test_monitors_take_labels_an_interval_and_more_relabelling(chart: Chart, kin
         assert endpoint["metricRelabelings"][-1] == more
 
 
-def test_alerts_link_to_the_runbook_that_is_given(chart: Chart) -> None:
-    alert = _alerts(chart, _with("rules", runbookUrl="https://docs.example/runbook.html"))
-    link = alert["DTIAPIErrors"]["annotations"]["runbook_url"]
-    assert link == "https://docs.example/runbook.html#dtiapierrors"
+def test_every_alert_links_to_its_section_of_the_runbook_that_is_given(chart: Chart) -> None:
+    page = "https://docs.example/runbook.html"
+    alerts = _alerts(chart, _with("rules", runbookUrl=page))
+    links = {name: alert["annotations"]["runbook_url"] for name, alert in alerts.items()}
+    assert links == {name: f"{page}#{name.lower()}" for name in alerts}
+    assert len(links) > 10
 
 
 def test_templates_of_alerts_are_left_to_prometheus(chart: Chart) -> None:
