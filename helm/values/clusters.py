@@ -156,6 +156,11 @@ class Supervisor(Section):
 class Training(Cluster):
     """The training workers: a RayCluster, with the supervisor beside its head."""
 
+    enabled: bool = Field(
+        default=True,
+        description="make the cluster. Without a supervisor, no jobs are recovered and no webhooks "
+        "are sent",
+    )
     # One core, so that workers of the miniature need no group. GPU pools set 0.
     head: Head = Head(cpus=1)
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from dti_engine.recipes import RECIPES
-from helm.values.base import AllPods, Pod, Resources, Section, Settings, is_free_map
+from helm.values.base import AllPods, Pod, Resources, Settings, is_free_map
 from helm.values.chart import Values
 from services.contracts.models import (
     MAX_CALIBRATED_BATCH_SIZE,
@@ -64,7 +64,7 @@ def values_yaml() -> str:
     return _HEADER + "\n".join(_section_lines(Values(), "")) + "\n"
 
 
-def _section_lines(section: Section, indent: str) -> Iterator[str]:
+def _section_lines(section: BaseModel, indent: str) -> Iterator[str]:
     shared = (
         Pod.model_fields if isinstance(section, Pod) and not isinstance(section, AllPods) else {}
     )
@@ -77,14 +77,24 @@ def _section_lines(section: Section, indent: str) -> Iterator[str]:
         key = info.alias or name
         if not indent:
             yield ""
-        comment = textwrap.wrap(sentence(description(info)), _WIDTH - len(indent) - 2)
-        yield from (f"{indent}# {line}" for line in comment)
-        if isinstance(value, Section) and not isinstance(value, Resources):
+        comment = sentence(description(info))
+        if _has_fields_of_all_pods(type(value)):
+            comment += " The fields of `allPods` may stand here too."
+        yield from (
+            f"{indent}# {line}" for line in textwrap.wrap(comment, _WIDTH - len(indent) - 2)
+        )
+        # Resources are short, and settings and models have no defaults of the chart's own.
+        if isinstance(value, BaseModel) and not isinstance(value, Resources | Settings):
             yield f"{indent}{key}:"
             yield from _section_lines(value, indent + "  ")
         else:
             text = yaml.safe_dump({key: plain(value)}, sort_keys=False, width=_WIDTH)
             yield from textwrap.indent(text.rstrip(), indent).split("\n")
+
+
+def _has_fields_of_all_pods(model: type) -> bool:
+    """Return whether a section has the fields of `allPods` besides its own."""
+    return issubclass(model, Pod) and not issubclass(model, AllPods)
 
 
 def plain(value: Any) -> Any:
@@ -153,7 +163,7 @@ def rows(
 
     The defaults are those of `given`, where there is one.
     """
-    shared = issubclass(model, Pod) and not issubclass(model, AllPods)
+    shared = _has_fields_of_all_pods(model)
     if shared:
         yield f"{path}*", "", "The fields of `allPods`, which are added to those."
     for name, info in model.model_fields.items():

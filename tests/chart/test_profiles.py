@@ -74,6 +74,18 @@ def test_no_pod_runs_as_root_or_may_write_to_its_image(chart: Chart, profile: Pr
 
 
 @profiles
+def test_volumes_are_those_that_pod_security_restricted_allows(
+    chart: Chart, profile: Profile
+) -> None:
+    for name, pod in chart.render(None, *profile).pods().items():
+        for volume in pod["spec"].get("volumes", []):
+            (kind,) = set(volume) - {"name"}
+            # A folder of the nodes is what that profile is for, and its value says the price.
+            if kind != "hostPath" or "nodePath" not in profile[-1].read_text():
+                assert kind in ("configMap", "emptyDir", "persistentVolumeClaim"), name
+
+
+@profiles
 def test_only_heads_that_scale_get_a_service_account_token(chart: Chart, profile: Profile) -> None:
     rendered = chart.render(None, *profile)
     scaling = {

@@ -325,3 +325,17 @@ def test_a_replica_count_is_left_to_the_autoscaler(chart: Chart) -> None:
     on = chart.render(at("api.autoscaling.enabled", True)).get("Deployment", "-api")
     assert "replicas" not in on["spec"]
     assert chart.render().get("Deployment", "-api")["spec"]["replicas"] == 2
+
+
+def test_a_field_of_the_security_context_can_be_left_to_the_cluster(chart: Chart) -> None:
+    # OpenShift chooses users itself.
+    rights = {"runAsUser": None, "runAsGroup": None, "fsGroup": None}
+    for helm in ("helm", "helm3"):
+        for pod in (
+            chart.render(at("allPods.podSecurityContext", rights), helm=helm).pods().values()
+        ):
+            assert set(pod["spec"]["securityContext"]) == {
+                "runAsNonRoot",
+                "fsGroupChangePolicy",
+                "seccompProfile",
+            }
