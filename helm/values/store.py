@@ -79,7 +79,10 @@ class CacheClaim(Section):
 
 
 class CacheFetch(Section):
-    """A Job that downloads the weights of all models into the claim (`dti models fetch`)."""
+    """A Job that downloads the weights of all models into the claim (`dti models fetch`).
+
+    Weights of scorers are not among them: the first worker downloads those.
+    """
 
     enabled: bool = Field(default=False, description="run the Job")
     resources: Resources = resources("500m", "4Gi")

@@ -105,6 +105,7 @@ def _has_spot(rendered: Rendered) -> bool:
     return short
 
 
+HUB = {"weights": "sdxl", "recipe": "sdxl-release", "generation": {"gpus": 1}}
 KUEUE = {"enabled": True, "queueName": "gpus"}
 QUEUED = {"autoscaling": {"enabled": False}, "kueue": {"queueName": "gpus"}}
 
@@ -118,7 +119,7 @@ SWITCHES: dict[str, tuple[Any, dict[str, Any]]] = {
     "modelCache.claim.enabled": (has("PersistentVolumeClaim", "-models"), {}),
     "modelCache.fetch.enabled": (
         lambda rendered: any("-fetch-" in name for name in rendered.names()),
-        at("modelCache.existingClaim", "weights"),
+        {"modelCache": {"existingClaim": "weights"}, "models": {"sdxl": HUB}},
     ),
     "redis.enabled": (
         _cluster_field("gcsFaultToleranceOptions"),
@@ -284,6 +285,17 @@ def test_a_value_reaches_the_objects(chart: Chart, path: str) -> None:
     rendered = json.dumps(chart.render(merged(POOLS, at(path, value))).objects)
     assert expected in rendered
     assert expected not in without
+
+
+def test_weights_are_downloaded_once_each_unless_they_are_there_already(chart: Chart) -> None:
+    models = {"a": HUB, "b": HUB, "c": HUB | {"weights": "/models/mine"}}
+    values = {"models": models, "huggingFace": {"offline": True}}
+    values |= {"modelCache": {"existingClaim": "weights", "fetch": {"enabled": True}}}
+    pods = chart.render(merged(POOLS, values)).pods()
+    (name,) = (name for name in pods if "-fetch-" in name)
+    (container,) = pods[name]["spec"]["containers"]
+    assert container["command"] + container["args"] == ["dti", "models", "fetch", "sdxl"]
+    assert "HF_HUB_OFFLINE" not in environment(container)
 
 
 def test_fields_of_a_pod_are_added_to_those_of_all_pods(chart: Chart) -> None:

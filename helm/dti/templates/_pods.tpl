@@ -127,10 +127,6 @@ resources:
 {{- define "dti.hubEnv" -}}
 - name: HF_HOME
   value: /models
-{{- if .Values.huggingFace.offline }}
-- name: HF_HUB_OFFLINE
-  value: "1"
-{{- end }}
 {{- if .Values.huggingFace.existingSecret }}
 - name: HF_TOKEN
   valueFrom:

@@ -30,6 +30,10 @@ env:
     value: "0"
   - name: DTI_LOG_TO_CONTAINER
     value: "1"
+  {{- if $root.Values.huggingFace.offline }}
+  - name: HF_HUB_OFFLINE
+    value: "1"
+  {{- end }}
   {{- include "dti.lines" (list
     (include "dti.storeEnv" $root)
     (include "dti.hubEnv" $root)
