@@ -140,8 +140,7 @@ def denoising_loss(
     objective = backbone.objective
     t = objective.timesteps(u)
     predicted = backbone.denoise(objective.noisy(latents, noise, t), t, conditioning)
-    # In float32: prediction and target are nearly equal late in training, and their difference in
-    # bfloat16 would keep one or two digits.
+    # In float32: the difference of two bfloat16 numbers of similar size keeps one or two digits.
     squared = (predicted.float() - objective.target(latents, noise, t)).square()
     if weights is not None:
         squared = weights * squared

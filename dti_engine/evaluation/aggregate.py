@@ -199,8 +199,7 @@ def aims(samples: Mapping[str, Array], frontier: Frontier) -> list[Aim]:
     """Return what the project promises of DTI on the miniature; samples: kind -> `per_subject`."""
     dti, floor, ceiling = (samples[kind] for kind in ("dti", "class_word", "drawing"))
     highest = frontier.highest
-    # Per subject, so that the margin below is a paired difference: easy subjects are easy for the
-    # floor and the ceiling too.
+    # Per subject, so that the margin below is a paired difference.
     half_way = (floor + ceiling)[:, SUBJECT] / 2
     most_of_it = 0.9 * floor[:, PROMPT]
     return [

@@ -254,7 +254,7 @@ def new_embedding_optimizer(
     config: TrainConfig, num_rows: int, vocabulary: Tensor
 ) -> EmbeddingOptimizer:
     """Return the optimizer of the config's method, with inactive rows like `vocabulary` [V, d]."""
-    # At least float32. bfloat16 has a relative spacing of 2^-8, in which the last and smallest
+    # At least float32. bfloat16 has a relative spacing of 2^-7, in which the last and smallest
     # steps of a decaying rate would be rounded away.
     dtype = torch.promote_types(vocabulary.dtype, torch.float32)
     table = torch.zeros(num_rows, vocabulary.shape[1], dtype=dtype, device=vocabulary.device)
