@@ -80,9 +80,9 @@ def fetch(
 ) -> None:
     """Download models into the cache of the hub, for machines that load them later.
 
-    Only the files that are loaded are downloaded. What is there already is kept, and a download
-    that was interrupted is resumed. The cache is in the folder of the variable HF_HOME; private
-    and gated models need a token in HF_TOKEN.
+    Only the files that are loaded are downloaded, and those that are there already are kept: after
+    an interruption the same command continues with the file at which it stopped. The cache is in
+    the folder of the variable HF_HOME; private and gated models need a token in HF_TOKEN.
     """
     require_extra("engine")
     quiet_libraries(downloading=True)

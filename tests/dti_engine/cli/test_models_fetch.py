@@ -146,7 +146,9 @@ def test_the_files_that_are_loaded_are_fetched_once_with_the_token(
     assert hub.downloads == [], "everything is there"
 
 
-def test_a_download_that_was_interrupted_is_resumed(hub: Hub, tmp_path: Path) -> None:
+def test_an_interrupted_download_continues_with_the_file_at_which_it_stopped(
+    hub: Hub, tmp_path: Path
+) -> None:
     hub.cut = True
     done = fetch(hub, tmp_path, "sd15")
     assert done.returncode == 2
@@ -155,9 +157,7 @@ def test_a_download_that_was_interrupted_is_resumed(hub: Hub, tmp_path: Path) ->
     hub.downloads.clear()
     done = fetch(hub, tmp_path, "sd15")
     assert done.returncode == 0, done.stderr
-    ranges = [asked for name, asked in hub.downloads if name.endswith(".safetensors")]
-    assert len(ranges) == 1
-    assert ranges[0].startswith("bytes="), "not from the beginning"
+    assert [name for name, _ in hub.downloads] == ["unet/diffusion_pytorch_model.safetensors"]
 
 
 def test_unknown_names_are_refused_before_anything_is_fetched(hub: Hub, tmp_path: Path) -> None:
