@@ -160,5 +160,11 @@ def test_engines_are_replaced_and_taken_away_under_load_and_no_request_fails(
             ask_on(caller, loaded)
             assert f"where {8 + gpus} may wait" in most_at_once(caller)
             assert len(engines(service)) == count
+        (stays,) = engines(service)
+        write(models, gpus=0, waiting=8, count=2)
+        bring_up_again(service)
+        caller.wait_for(lambda: len(engines(service)) == 2)
+        assert stays in engines(service), "a higher limit replaces no engine"
+        ask_on(caller, loaded)
     assert loaded.failures == []
     assert loaded.answers > 20
