@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from dti_engine.cli.console import busy, results, say
+from dti_engine.cli.console import busy, results, say, warn
+from dti_engine.errors import DTIError
 from services.errors import SettingsError, UnknownKeyError
 from services.storage.settings import DirectorySettings, MemorySettings, store_settings
 
@@ -142,9 +143,13 @@ def _announce(service: "LocalService", key: str) -> None:
     """Print the address and the API key, and note them for other commands."""
     from services.client.config import ServerConfig, write_config
 
-    path = write_config(ServerConfig(service.url, key))
     results.print(f"{service.url}\n{key}")
-    say(f"ready; address and API key are noted in {str(path)!r}")
+    try:
+        path = write_config(ServerConfig(service.url, key))
+    except DTIError as error:  # such as a home that is read-only: the service runs nonetheless
+        warn(f"{error}; give other commands --server and --api-key")
+    else:
+        say(f"ready; address and API key are noted in {str(path)!r}")
     say(f"logs: {str(service.folder)!r}")
     say(f"documentation: {service.url}/docs")
     say(f"metrics: {' and '.join(service.metrics_urls)}")

@@ -12,9 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _HEALTHY_AFTER_S = 20.0
+"""Time of running after which an end does not count as a failed start."""
+
 _BACKOFF_S = (0.5, 2.0, 5.0, 15.0, 30.0)
-_PR_SET_PDEATHSIG = 1  # of prctl(2)
-_TAIL_CHARS = 2000  # of a log, which are shown where a process cannot start
+"""Pauses before a restart by the number of failed starts in a row."""
+
+_PR_SET_PDEATHSIG = 1
+"""The option of prctl(2) by which the kernel signals a process whose parent has died."""
+
+_TAIL_CHARS = 2000
+"""Characters of a log that are shown if a process cannot start."""
 
 
 @dataclass(frozen=True)

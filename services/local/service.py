@@ -20,12 +20,16 @@ from services.local.processes import Command, SupervisedProcess
 from services.settings import LedgerSettings
 
 _HOST = "127.0.0.1"
-_OBJECT_STORE_BYTES = 100_000_000  # the least that Ray takes: nothing of ours goes through it
-_WORKER_PORTS = 100
-# Ray makes sockets 65 characters below its folder, and a socket's path may have 107.
-_MAX_PATH_LENGTH = 40
-_DRAIN_TIMEOUT_S = 60.0
+_OBJECT_STORE_BYTES = 100_000_000
+"""Ray's smallest object store. The service sends nothing through it."""
 
+_WORKER_PORTS = 100
+_MAX_PATH_LENGTH = 40
+"""The longest path of Ray's folder: Ray makes sockets 65 characters below it, and the path of a
+socket has at most 107.
+"""
+
+_DRAIN_TIMEOUT_S = 60.0
 _MAX_LOG_BYTES = 2_000_000
 _MAX_LOGS_BYTES = 50_000_000
 
@@ -144,7 +148,9 @@ class LocalService:
 
     def _api_is_ready(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200
+            # Not by a proxy of the environment, which would look for 127.0.0.1 on its own host.
+            answer = httpx.get(f"{self.url}/readyz", timeout=2, trust_env=False)
+            return answer.status_code == 200
         except httpx.HTTPError:
             return False
 

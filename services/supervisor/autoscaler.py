@@ -34,10 +34,10 @@ def scale(
 ) -> ScaleChange:
     """Return the change that leads to the desired workers, or to what others leave of them.
 
-    A worker with attempts in hand is left alone, since the end of a job empties it, unless other
-    models have waited for its place for long.
+    A worker with open attempts is left alone, because it becomes idle at the end of its job, unless
+    other models have waited long for its place.
 
-    idle_timeout_s: for which an idle worker is kept where no other model waits: the next job
+    idle_timeout_s: time for which an idle worker is kept where no other model waits: the next job
         may come at once, and models load slowly.
     """
     limit = desired if share.limit is None else min(desired, share.limit)
@@ -52,7 +52,7 @@ def scale(
         or (not worker.open_attempts and worker.idle_s >= keep_s)
         or share.must_release
     ]
-    # Those that wait for a node first, so that no node is made for nothing.
+    # Workers that wait for a node go first, so that no node is added for nothing.
     spare.sort(
         key=lambda each: (each.placed, each.state != "pending", each.open_attempts, -each.idle_s)
     )
@@ -60,8 +60,11 @@ def scale(
     return ScaleChange(desired, drain=tuple(worker.name for worker in spare[:excess]))
 
 
-_HEALTHY_AFTER_S = 30.0  # of running
+_HEALTHY_AFTER_S = 30.0
+"""Time of running after which a start counts as successful."""
+
 _BACKOFF_S = (0.0, 5.0, 15.0, 60.0, 300.0)
+"""Pauses by the number of failed starts in a row."""
 
 
 class StartBackoff:

@@ -17,7 +17,8 @@ from services.training.pool import ClusterNode, WorkerStatus
 
 log = logs.logger(__name__)
 
-_MAX_FAILURES = 5  # in a row, before the process gives up
+_MAX_FAILURES = 5
+"""Failed passes in a row after which the process ends: a new one connects to Ray anew."""
 
 
 class WorkerPool(Protocol):
@@ -102,12 +103,13 @@ class Supervisor:
         metrics.current().observe("dti_supervisor_pass_seconds", self._clock() - began)
         self._log_damaged(report.damaged)
         self._export(report)
-        # Before Ray, which may fail: receivers of webhooks have nothing to do with it.
+        # Before Ray, which may fail: webhooks do not depend on it.
         self._deliver()
         self._scale(report)
         self.passes += 1
         if self._clock() - self._swept_at >= self._timeouts.sweep_interval_s:
-            # Last, as it reads all jobs there ever were. If it fails, the next one is in time.
+            # Last, because it reads all jobs that there ever were. If it fails, the next sweep is
+            # soon enough: it only finds what is damaged or was left behind.
             self._swept_at = self._clock()
             self._log_damaged(self._recovery.sweep())
 
@@ -129,7 +131,7 @@ class Supervisor:
         for pool in sorted(not_served - self._not_served):
             jobs = report.open_jobs[pool]
             log.warning("jobs wait for a model that is not served", pool=pool, jobs=jobs)
-        # Those that were not served before, too, so that their gauges go back to 0.
+        # Also pools that were not served in the pass before, so that their gauges go back to 0.
         for pool in (*self._models, *(not_served | self._not_served)):
             recorder.set("dti_jobs_open", report.open_jobs.get(pool, 0), pool=pool)
         self._not_served = not_served

@@ -35,9 +35,10 @@ class ClusterNode:
 
 
 class UnresponsiveWorkers:
-    """Finds workers to kill, since they have not answered for too long.
+    """Finds workers to kill because they have not answered for too long.
 
-    Their processes are stopped, hang so that no thread of them runs, or are out of reach.
+    The process of such a worker is suspended, or hangs, or its host cannot be reached. Its lease
+    has expired, but it still holds its place and its GPU.
     """
 
     def __init__(self, timeout_s: float, clock: Callable[[], float]) -> None:

@@ -1,7 +1,7 @@
 """Training workers as Ray actors: detached, so that they outlive the supervisor.
 
-Ray finds them a place, and its autoscaler makes one where there is none. Ray's memory is of no
-importance: an actor that dies is no more than a worker whose lease runs out.
+Ray finds them a place, and its autoscaler makes one where there is none. Ray keeps no state that
+the service needs: an actor that dies is no more than a worker whose lease runs out.
 """
 
 import hashlib
@@ -22,6 +22,7 @@ from dti_engine import __version__
 from services import logs, metrics
 from services.errors import SettingsError
 from services.metrics.ray_exporter import RayMetrics
+from services.process import error_boundary
 from services.training.pool import ClusterNode, UnresponsiveWorkers, WorkerStatus
 from services.training.spec import WorkerSpec
 
@@ -30,8 +31,16 @@ if TYPE_CHECKING:
 
 log = logs.logger(__name__)
 
-_NODE_POLL_INTERVAL_S = 1.0  # between two looks whether the node is being drained
-_STATUS_TIMEOUT_S = 2.0  # for actors to answer how they are
+_NODE_POLL_INTERVAL_S = 1.0
+"""Interval at which a worker checks whether its node is being drained. A spot instance that is
+taken away leaves as little as 30 s, and a checkpoint needs some of them.
+"""
+
+_STATUS_TIMEOUT_S = 2.0
+"""Time for all actors together to answer how they are. The supervisor's pass waits for it, and one
+that is late answers in the next pass.
+"""
+
 _DRAIN_POLL_INTERVAL_S = 0.3
 _LISTENER_TIMEOUT_S = 3.0
 
@@ -55,12 +64,12 @@ class TrainingActor:
     def run(self) -> None:
         """Work until drained, and end the process."""
         threading.Thread(target=self._watch_node, name="node", daemon=True).start()
-        # Imported here because it loads torch, which the supervisor, who has this module, too, does
-        # not need.
-        from services.training.factory import open_worker
-
         log.info("loading model", pool=self._spec.pool)
         try:
+            # Imported here because it loads torch, which the supervisor, which imports this module,
+            # too, does not need.
+            from services.training.factory import open_worker
+
             self._worker = open_worker(self._spec)
             log.info("worker is ready", pool=self._spec.pool)
             if not self._draining.is_set():
@@ -88,6 +97,10 @@ class TrainingActor:
 
     def _watch_node(self) -> None:
         """Drain when the node is about to go: spot instances, upgrades, SIGTERM to its pod."""
+        with error_boundary("watch of the node failed", pool=self._spec.pool):
+            self._await_drain()
+
+    def _await_drain(self) -> None:
         while not self._draining.wait(_NODE_POLL_INTERVAL_S):
             try:
                 is_draining = self._node in _draining_nodes()
@@ -154,7 +167,8 @@ class RayPool:
     def workers(self) -> dict[str, list[WorkerStatus]]:
         """Return the workers of each pool.
 
-        One that does not answer is as it was last, or, if it never answered, taken to be at work.
+        One that does not answer is as it was last, or, if it never answered, taken to be at work:
+        a busy host is slow to answer, and to replace its workers would make it slower.
         """
         waiting = _waiting_actors()
         names = [name for name in ray.util.list_named_actors() if name.startswith("dti.")]
@@ -239,7 +253,7 @@ class RayPool:
             num_gpus=spec.model.gpus,
             num_cpus=spec.model.cpus,
             label_selector=dict(spec.model.labels),
-            # `run` takes one of these; the others answer while it works.
+            # `run` takes one of these threads; the others answer while it works.
             max_concurrency=8,
             # The supervisor alone restarts workers: it knows whether one is still needed.
             max_restarts=0,

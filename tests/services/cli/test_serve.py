@@ -1,0 +1,39 @@
+"""`dti serve` without its processes: what it announces, and where it cannot."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.cli.serve import _announce
+from services.client.config import read_config
+
+
+class Service:
+    url = "http://127.0.0.1:8000"
+    folder = Path("logs")
+    metrics_urls = ("http://127.0.0.1:8000/metrics",)
+
+
+def test_address_and_key_are_noted_for_other_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    service: Any = Service()
+    _announce(service, "dti_key")
+    noted = read_config()
+    assert noted
+    assert (noted.server, noted.key) == (Service.url, "dti_key")
+
+
+def test_a_home_that_cannot_be_written_does_not_end_the_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
+    service: Any = Service()
+    _announce(service, "dti_key")
+    printed = capsys.readouterr()
+    assert printed.out == f"{Service.url}\ndti_key\n"
+    assert "cannot write" in printed.err
+    assert "--server and --api-key" in printed.err
