@@ -83,7 +83,10 @@ class Ingress(Section):
 
 
 class HttpRoute(Section):
-    """An HTTPRoute of the API (Gateway API)."""
+    """An HTTPRoute of the API (Gateway API).
+
+    Set `api.settings.public_url` too if the Gateway ends TLS, or links to images begin with http.
+    """
 
     enabled: bool = Field(default=False, description="make an HTTPRoute")
     parent_refs: list[FreeMap] = Field(default=[], description="Gateways that the route joins")

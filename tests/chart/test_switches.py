@@ -219,10 +219,10 @@ TEXTS: dict[str, tuple[Any, str]] = {
     "serviceAccount.name": ("me", '"serviceAccountName": "me"'),
     "serviceAccount.annotations": ({"role": "x"}, '"role": "x"'),
     "s3.settings.endpoint": ("http://rgw:7480", '"DTI_S3_ENDPOINT", "value": "http://rgw:7480"'),
-    "s3.existingSecret": ("creds", '"secretKeyRef": {"name": "creds", "key": "AWS_ACCESS_KEY_ID"}'),
-    "engineSecret.existingSecret": ("mine", '{"name": "mine", "key": "engine-secret"}'),
+    "s3.existingSecret": ("creds", '"secretKeyRef": {"key": "AWS_ACCESS_KEY_ID", "name": "creds"}'),
+    "engineSecret.existingSecret": ("mine", '{"key": "engine-secret", "name": "mine"}'),
     "rayToken.existingSecret": ("mine", '"secretName": "mine"'),
-    "huggingFace.existingSecret": ("hub", '"secretKeyRef": {"name": "hub", "key": "token"}'),
+    "huggingFace.existingSecret": ("hub", '"secretKeyRef": {"key": "token", "name": "hub"}'),
     "modelCache.existingClaim": ("weights", '"claimName": "weights"'),
     "modelCache.nodePath": ("/mnt", '"hostPath": {"path": "/mnt"'),
     "modelCache.sizeLimit": ("3Gi", '{"sizeLimit": "3Gi"}'),
@@ -281,8 +281,8 @@ TEXTS: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("path", TEXTS)
 def test_a_value_reaches_the_objects(chart: Chart, path: str) -> None:
     value, expected = TEXTS[path]
-    without = json.dumps(chart.render(POOLS).objects)
-    rendered = json.dumps(chart.render(merged(POOLS, at(path, value))).objects)
+    without = json.dumps(chart.render(POOLS).objects, sort_keys=True)
+    rendered = json.dumps(chart.render(merged(POOLS, at(path, value))).objects, sort_keys=True)
     assert expected in rendered
     assert expected not in without
 
@@ -296,6 +296,25 @@ def test_weights_are_downloaded_once_each_unless_they_are_there_already(chart: C
     (container,) = pods[name]["spec"]["containers"]
     assert container["command"] + container["args"] == ["dti", "models", "fetch", "sdxl"]
     assert "HF_HUB_OFFLINE" not in environment(container)
+
+
+def test_variables_of_the_user_take_the_place_of_the_charts(chart: Chart) -> None:
+    # An API server refuses a name that stands twice.
+    values: dict[str, Any] = {
+        "allPods": {"extraEnv": [{"name": "DTI_STORE", "value": "s3://other"}]},
+        "api": {
+            "settings": {"public_url": "https://mine"},
+            "ingress": {"enabled": True, "host": "dti.example.com", "tlsSecret": "tls"},
+        },
+    }
+    rendered = chart.render(merged(POOLS, values))
+    for name, pod in rendered.pods().items():
+        for container in containers(pod):
+            names = [each["name"] for each in container["env"]]
+            assert len(set(names)) == len(names), name
+            assert environment(container)["DTI_STORE"] == "s3://other"
+    api = rendered.pods()["Deployment t-dti-api"]["spec"]["containers"][0]
+    assert environment(api)["DTI_PUBLIC_URL"] == "https://mine"
 
 
 def test_fields_of_a_pod_are_added_to_those_of_all_pods(chart: Chart) -> None:

@@ -105,3 +105,23 @@ def test_an_upgrade_of_the_chart_alone_makes_no_cluster_anew(
     for kind in ("RayCluster", "RayService"):
         (spec,) = (each["spec"] for each in documents if each["kind"] == kind)
         assert spec == chart.render().get(kind)["spec"]
+
+
+RELEASES = sorted(Path(__file__).with_name("releases").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("helm", ["helm", "helm3"])
+@pytest.mark.parametrize("values", RELEASES, ids=lambda path: path.stem)
+def test_the_values_of_earlier_releases_are_accepted(chart: Chart, values: Path, helm: str) -> None:
+    chart.render(None, values, helm=helm)
+
+
+def test_selectors_of_deployments_never_change(chart: Chart) -> None:
+    # Kubernetes refuses an upgrade that changes one.
+    for component in ("api", "dispatcher"):
+        deployment = chart.render().get("Deployment", f"-{component}")
+        assert deployment["spec"]["selector"]["matchLabels"] == {
+            "app.kubernetes.io/name": "dti",
+            "app.kubernetes.io/instance": "t",
+            "app.kubernetes.io/component": component,
+        }

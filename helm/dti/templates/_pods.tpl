@@ -77,6 +77,22 @@ resources:
 {{- compact $texts | join "\n" -}}
 {{- end }}
 
+{{/*
+The variables of a container, given as texts. Of two with one name the last one counts, so that
+extraEnv overrides the chart's: an API server refuses names that stand twice.
+*/}}
+{{- define "dti.variables" -}}
+{{- $values := dict -}}
+{{- $names := list -}}
+{{- range include "dti.lines" . | fromYamlArray -}}
+{{- if not (hasKey $values .name) }}{{ $names = append $names .name }}{{ end -}}
+{{- $_ := set $values .name . -}}
+{{- end -}}
+{{- $list := list -}}
+{{- range $names }}{{ $list = append $list (index $values .) }}{{ end -}}
+{{- toYaml $list -}}
+{{- end }}
+
 {{/* A list of YAML as text; nothing for an empty one. */}}
 {{- define "dti.list" -}}
 {{- with . }}{{ toYaml . }}{{ end -}}

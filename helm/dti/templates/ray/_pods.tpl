@@ -24,17 +24,8 @@ metadata:
 {{- $fields := index . 2 -}}
 {{- include "dti.containerSpec" (list $root "ray" $fields ((index . 3).resources | default dict)) }}
 env:
-  - name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
-    value: {{ index . 4 | quote }}
-  - name: RAY_USAGE_STATS_ENABLED
-    value: "0"
-  - name: DTI_LOG_TO_CONTAINER
-    value: "1"
-  {{- if $root.Values.huggingFace.offline }}
-  - name: HF_HUB_OFFLINE
-    value: "1"
-  {{- end }}
-  {{- include "dti.lines" (list
+  {{- include "dti.variables" (list
+    (include "dti.rayEnv" (list $root (index . 4)))
     (include "dti.storeEnv" $root)
     (include "dti.hubEnv" $root)
     (ternary (include "dti.engineSecretEnv" $root) "" (eq $component "inference"))
@@ -89,23 +80,8 @@ restartPolicy: Always
 {{ include "dti.containerSpec" (list $root "ray" $fields $supervisor.resources) }}
 command: ["python", "-m", "services.supervisor"]
 env:
-  - name: DTI_RAY_ADDRESS
-    value: auto
-  - name: DTI_HEALTH_PORT
-    value: "8002"
-  - name: DTI_MODELS
-    value: /etc/dti/models.json
-  {{- if $root.Values.rayToken.enabled }}
-  # KubeRay gives the token to its own containers alone.
-  - name: RAY_AUTH_MODE
-    value: token
-  - name: RAY_AUTH_TOKEN
-    valueFrom:
-      secretKeyRef:
-        name: {{ include "dti.raySecret" $root }}
-        key: auth_token
-  {{- end }}
-  {{- include "dti.lines" (list
+  {{- include "dti.variables" (list
+    (include "dti.supervisorEnv" $root)
     (include "dti.storeEnv" $root)
     (include "dti.settingsEnv" $root.Values.ledger)
     (include "dti.settingsEnv" $supervisor.settings)
@@ -125,4 +101,38 @@ livenessProbe:
 volumeMounts:
   {{- include "dti.rayMounts" $fields | nindent 2 }}
   {{- include "dti.modelsMount" $root | nindent 2 }}
+{{- end }}
+
+{{/* Variables of Ray's container: (list $ $drainSeconds). */}}
+{{- define "dti.rayEnv" -}}
+- name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
+  value: {{ index . 1 | quote }}
+- name: RAY_USAGE_STATS_ENABLED
+  value: "0"
+- name: DTI_LOG_TO_CONTAINER
+  value: "1"
+{{- if (index . 0).Values.huggingFace.offline }}
+- name: HF_HUB_OFFLINE
+  value: "1"
+{{- end }}
+{{- end }}
+
+{{/* Variables of the supervisor that follow from other values. */}}
+{{- define "dti.supervisorEnv" -}}
+- name: DTI_RAY_ADDRESS
+  value: auto
+- name: DTI_HEALTH_PORT
+  value: "8002"
+- name: DTI_MODELS
+  value: /etc/dti/models.json
+{{- if .Values.rayToken.enabled }}
+# KubeRay gives the token to its own containers alone.
+- name: RAY_AUTH_MODE
+  value: token
+- name: RAY_AUTH_TOKEN
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "dti.raySecret" . }}
+      key: auth_token
+{{- end }}
 {{- end }}
