@@ -193,6 +193,8 @@ class LocalService:
             host=_HOST,
             port=self.settings.port,
             lease_s=self.settings.lease_s,
+            # Before the grace period ends, so that the API itself ends what still waits.
+            shutdown_timeout_s=15,
             engines_url=self._engines_url if self.settings.engines else None,
             # As the supervisor sends them: a private address of this machine is its owner's own.
             allow_private_webhooks=True,
