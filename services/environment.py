@@ -64,7 +64,7 @@ class EnvironmentSettings(BaseSettings):
 
         Raises: SettingsError. SystemExit for --help and for an unknown flag.
         """
-        # Those of all processes, which may share one environment.
+        # Each process knows the settings of all others, because they may share one environment.
         known = (
             name for process in _subclasses(EnvironmentSettings) for name in process.model_fields
         )

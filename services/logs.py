@@ -43,7 +43,7 @@ _WITHHELD = re.compile(r"prompt|caption|secret|password|credential|authorization
 """Names of fields whose values are never written."""
 
 _SECRETS = re.compile(
-    # An API key, whose id stays. No name of ours begins with so long a word.
+    # An API key, whose id stays visible. No name in the code begins with so long a word.
     r"(dti_[a-z0-9]{12,}_)[A-Za-z0-9_-]+"
     r"|(whsec_)[A-Za-z0-9+/=_-]+"
     r"|(X-Amz-(?:Signature|Credential|Security-Token)=)[^&\s\"'\\]+"
@@ -142,7 +142,7 @@ def _container_output() -> TextIO | None:
         try:
             command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
             if _is_ray_start(command):
-                # To append, in case that it is a file: `ray start` itself writes there, too.
+                # In append mode, because `ray start` writes there, too, and it may be a file.
                 output = os.open(f"/proc/{pid}/fd/1", os.O_WRONLY | os.O_APPEND)
                 return open(output, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
             # The name, in brackets, may have spaces; the parent is the second field after it.

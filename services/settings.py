@@ -271,7 +271,7 @@ class WorkerProcessSettings(WorkerSettings, ProcessSettings):
     pool: str = Field(default="miniature", description="name of the served model to train")
 
 
-# As for the API.
+# pydantic merges the two kinds of model_config, as for the API.
 class SupervisorProcessSettings(  # pyright: ignore[reportIncompatibleVariableOverride]
     RayClusterSettings, SupervisorTimeouts, WorkerSettings, ProcessSettings
 ):

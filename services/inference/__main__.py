@@ -60,7 +60,7 @@ def run(arguments: Sequence[str]) -> None:
         create_app(engine, settings.engine_secret, exporter),
         host=settings.host,
         port=settings.port,
-        # As in `services.api.server`.
+        # For the reasons that `services.api.server` gives.
         http="h11",
         ws="none",
         log_config=None,

@@ -209,7 +209,7 @@ class LocalService:
         return self._command(
             "supervisor",
             "services.supervisor",
-            # More than draining takes, which the supervisor does before it ends.
+            # Longer than draining, which the supervisor does before it ends.
             grace_s=_DRAIN_TIMEOUT_S + 30,
             ray_address=f"{_HOST}:{self._ray_port}",
             node_ip=_HOST,
@@ -246,7 +246,8 @@ class LocalService:
 
     @property
     def _threads(self) -> int:
-        # Half: threads that wait for each other at every step lose much where a core is taken.
+        # Half of the cores. torch's threads wait for each other at every step, so that all of them
+        # wait if one core is busy with something else.
         return max(1, self.settings.cpus // 2)
 
     def _command(
@@ -279,7 +280,7 @@ def _environment(inherited: Mapping[str, str]) -> dict[str, str]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "DTI_ENGINE_SECRET": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
-        # Workers are drained before the node is: nothing is left to wait for.
+        # The supervisor drains the workers before the node stops, so that Ray need not wait.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "PYTHONUNBUFFERED": "1",
     }

@@ -31,7 +31,7 @@ class PrometheusMetrics(Metrics):
         self, registry: CollectorRegistry | None = None, *, process: Process = "api"
     ) -> None:
         super().__init__(process)
-        # They would be one more series for each counter and histogram.
+        # The time of creation would be one more series for each counter and histogram.
         disable_created_metrics()
         self._registry = registry or CollectorRegistry()
         self._counters: dict[str, Counter] = {}

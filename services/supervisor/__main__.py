@@ -38,7 +38,7 @@ def main() -> None:
     stopped = threading.Event()
     with exit_on_error():
         settings = SupervisorProcessSettings.read(sys.argv[1:])
-        # Before the models are read, so that no change between the two goes unnoticed.
+        # Opened before the models are read, so that no change in between goes unnoticed.
         models_file = ModelsFile(settings.models)
         models = settings.served_models()
         store = open_store(settings.store)
@@ -49,7 +49,7 @@ def main() -> None:
     on_termination(stopped.set)
     if not _connect(settings, stopped, liveness):
         sys.exit(0)
-    # Again, because Ray has installed handlers of its own.
+    # Once more, because Ray has installed its own handlers.
     on_termination(stopped.set)
     # Imported here because they load Ray, which --help does not need.
     from services.metrics.ray_exporter import RayMetrics
@@ -97,7 +97,7 @@ def _connect(
         try:
             connect(settings.ray_address, settings.store, settings.node_ip)
         except SettingsError as error:
-            # Once for each reason: the wait may take hours.
+            # Each reason is logged once, because the wait may take hours.
             if str(error) != said:
                 said = str(error)
                 log.warning("waiting for Ray", reason=said)

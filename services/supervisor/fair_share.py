@@ -60,8 +60,8 @@ def shares(
     that of the nodes that its workers may run on.
 
     nodes: what each node has for all workers together.
-    turn_s: for which a scarce place is a model's once it has loaded; then one that has waited
-        for as long goes before it.
+    turn_s: time for which a scarce place belongs to a model once it has loaded. After that, a model
+        that has waited for as long goes first.
     """
     wanting = [claim for claim in claims.values() if claim.desired]
     # A model takes the nodes first that the fewest others may use: on the others it would leave
@@ -129,10 +129,10 @@ class FairShare:
     def __init__(
         self, clock: Callable[[], float], *, interval_s: float = 120, turn_s: float = 600
     ) -> None:
-        """Start without memory.
+        """Create it before any model waits.
 
-        interval_s: until running workers go for a model that waits. It leaves an autoscaler
-            time to make a node.
+        interval_s: time until running workers are drained for a model that waits. An autoscaler
+            can add a node in that time.
         turn_s: as in `shares`.
         """
         self._clock, self._interval_s, self._turn_s = clock, interval_s, turn_s
@@ -161,7 +161,7 @@ class FairShare:
         waiting = {
             name
             for name, claim in claims.items()
-            # One without a worker to be placed, such as after failed starts, waits for nothing.
+            # A model without a worker to be placed, such as after failed starts, does not wait.
             if claim.placed < fair[name]
             and any(not worker.placed for worker in workers.get(name, ()))
         }
@@ -189,7 +189,7 @@ class FairShare:
         states = [each.state for each in workers if each.placed and each.state != "draining"]
         phase = "running" if "running" in states else "loading" if states else "none"
         before, since = self._phase.get(name, (phase, now))
-        # A model that wants nothing does not wait.
+        # A model that has no work and no workers does not wait.
         if before != phase or not (states or desired):
             since = now
         self._phase[name] = phase, since

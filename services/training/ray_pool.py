@@ -105,13 +105,13 @@ class TrainingActor:
             try:
                 is_draining = self._node in _draining_nodes()
             except (RayError, ConnectionError) as error:
-                # Ray's head does not answer; it is asked again.
+                # Ray's head does not answer, and may be asked again: the notice lasts.
                 log.warning("node state is unknown", error=str(error)[:300])
                 continue
             if is_draining:
                 log.info("node is being drained", pool=self._spec.pool)
                 self.drain()
-        # The drain may have come while the model was loading.
+        # The notice may have come while the model was loading: the worker drains once it exists.
         while not self._worker:
             time.sleep(_NODE_POLL_INTERVAL_S)
         self._worker.drain()
@@ -132,7 +132,8 @@ def connect(address: str, store: str, node_ip: str | None = None) -> None:
             _node_ip_address=node_ip,
         )
     except (OSError, RuntimeError, ValueError) as error:
-        ray.shutdown()  # What has been set up before it failed would fail the next attempt.
+        # Otherwise, what the failed attempt has set up would fail the next one.
+        ray.shutdown()
         raise SettingsError(f"no Ray cluster at {address!r}: {error}"[:500]) from error
 
 
@@ -255,7 +256,7 @@ class RayPool:
             label_selector=dict(spec.model.labels),
             # `run` takes one of these threads; the others answer while it works.
             max_concurrency=8,
-            # The supervisor alone restarts workers: it knows whether one is still needed.
+            # Only the supervisor restarts workers, because it knows whether one is still needed.
             max_restarts=0,
             runtime_env={"env_vars": _thread_variables(spec)},
         ).remote(spec.model_dump_json())
