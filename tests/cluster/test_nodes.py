@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,21 @@ _AUTOSCALED = {
 """One node without anything, and up to one with a GPU, as the fake provider of Ray's tests has it:
 its nodes are processes of this machine.
 """
+
+
+@contextmanager
+def _cluster(num_cpus: int) -> Iterator[Any]:
+    """Yield a Ray cluster whose head node has so many cores; a test may add nodes."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": num_cpus, "include_dashboard": False, "object_store_memory": _SMALL}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
 
 
 @pytest.fixture
@@ -140,19 +156,10 @@ def test_a_node_that_is_drained_gives_back_what_it_has(
 ) -> None:
     """The items are released long before a lease expires, with their latest checkpoints."""
     import ray
-    from ray.cluster_utils import Cluster
 
     from services.training.ray_pool import connect
 
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={
-            "num_cpus": 0,
-            "include_dashboard": False,
-            "object_store_memory": _SMALL,
-        },
-    )
-    try:
+    with _cluster(0) as cluster:
         cluster.add_node(num_cpus=1, object_store_memory=_SMALL)
         connect(cluster.address, ledger.store.url)
         pool = pool_on(ledger)
@@ -190,27 +197,15 @@ def test_a_node_that_is_drained_gives_back_what_it_has(
         assert int(str(item.report["resumed_at"])) >= 5
         pool.drain_all(timeout_s=60)
         assert not pool.workers()
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
 
 
 def test_workers_run_on_the_nodes_that_their_labels_name(environment: Path, ledger: Ledger) -> None:
     import ray
     from ray._private import state
-    from ray.cluster_utils import Cluster
 
     from services.training.ray_pool import connect
 
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={
-            "num_cpus": 0,
-            "include_dashboard": False,
-            "object_store_memory": _SMALL,
-        },
-    )
-    try:
+    with _cluster(0) as cluster:
         for kind in ("small", "big"):
             cluster.add_node(num_cpus=1, labels={"kind": kind}, object_store_memory=_SMALL)
         connect(cluster.address, ledger.store.url)
@@ -230,28 +225,15 @@ def test_workers_run_on_the_nodes_that_their_labels_name(environment: Path, ledg
         (big,) = [node for node in ray.nodes() if node["Labels"].get("kind") == "big"]
         assert place == big["NodeID"]
         pool.drain_all(timeout_s=60)
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
 
 
 def test_a_worker_that_gives_no_answer_is_killed_and_another_has_its_place(
     environment: Path, ledger: Ledger
 ) -> None:
-    import ray
-    from ray.cluster_utils import Cluster
 
     from services.training.ray_pool import connect
 
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={
-            "num_cpus": 1,
-            "include_dashboard": False,
-            "object_store_memory": _SMALL,
-        },
-    )
-    try:
+    with _cluster(1) as cluster:
         connect(cluster.address, ledger.store.url)
         pool = pool_on(ledger, silence=8)
 
@@ -274,30 +256,17 @@ def test_a_worker_that_gives_no_answer_is_killed_and_another_has_its_place(
         assert other != hung
         wait_for(lambda: not Path(f"/proc/{pid}").exists())
         pool.drain_all(timeout_s=60)
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
 
 
 def test_two_models_take_turns_where_there_is_one_place(
     environment: Path, ledger: Ledger, bundles: dict[str, bytes]
 ) -> None:
     """One has a backlog without end."""
-    import ray
-    from ray.cluster_utils import Cluster
 
     from services.supervisor.supervisor import Supervisor
     from services.training.ray_pool import connect
 
-    cluster = Cluster(
-        initialize_head=True,
-        head_node_args={
-            "num_cpus": 1,
-            "include_dashboard": False,
-            "object_store_memory": _SMALL,
-        },
-    )
-    try:
+    with _cluster(1) as cluster:
         connect(cluster.address, ledger.store.url)
         pool = pool_on(ledger, names=("long", "short"))
         model = MINIATURE["miniature"]
@@ -321,9 +290,6 @@ def test_two_models_take_turns_where_there_is_one_place(
         assert first.cause
         assert not second.cause
         pool.drain_all(timeout_s=60)
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
 
 
 def process_of(name: str) -> int:

@@ -276,19 +276,25 @@ def test_a_token_that_cannot_be_written_is_named_and_the_others_are_kept(
     assert result.stdout == f"{tmp_path / 'my-tom-2.safetensors'}\n"
 
 
-def test_what_is_done_is_told_whatever_breaks(
+def _fail_after_rex(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Make the loading of every bundle but rex raise `error`."""
+
+    def load(path: Path, **options: Any) -> Bundle:
+        if path.name != "rex":
+            raise error
+        return load_bundle(path, **options)
+
+    monkeypatch.setattr(loading, "load_bundle", load)
+
+
+def test_written_tokens_are_reported_after_an_unexpected_error(
     dti: Dti,
     photos: Path,
     tiny_checkpoint: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def load(path: Path, **options: Any) -> Bundle:
-        if path.name != "rex":
-            raise MemoryError
-        return load_bundle(path, **options)
-
-    monkeypatch.setattr(loading, "load_bundle", load)
+    _fail_after_rex(monkeypatch, MemoryError())
     folders = [photos / "rex", photos / "My Tom (2)"]
     options = ["-i", "dog", "--slots", "1", "--output", tmp_path]
     result = dti("train", *folders, *SHORT, *options, "--model", tiny_checkpoint)
@@ -312,12 +318,7 @@ def test_ctrl_c_keeps_the_tokens_that_are_written(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def load(path: Path, **options: Any) -> Bundle:
-        if path.name != "rex":
-            raise KeyboardInterrupt
-        return load_bundle(path, **options)
-
-    monkeypatch.setattr(loading, "load_bundle", load)
+    _fail_after_rex(monkeypatch, KeyboardInterrupt())
     folders = [photos / "rex", photos / "My Tom (2)"]
     options = ["-i", "dog", "--slots", "1", "--output", tmp_path]
     result = dti("train", *folders, *SHORT, *options, "--model", tiny_checkpoint)

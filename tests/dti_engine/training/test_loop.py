@@ -1,7 +1,7 @@
 """Training from the first subject to the last, and what is learned; packing: `test_packing`."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -9,33 +9,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_training import CONFIG, ENCODER, SHORT, LoadParts, MakeSubject, by_id, learned
 from torch import Tensor
 
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones.clip import ClipTextEncoder
 from dti_engine.backbones.interface import Backbone, Conditioning
-from dti_engine.config import TrainConfig
 from dti_engine.optim import sphere
 from dti_engine.recipes import standard_ti
 from dti_engine.text.encoder import vocabulary_magnitude
 from dti_engine.text.inputs import PromptBatch, Rows
-from dti_engine.training.loop import Subject, TrainingResult, train
+from dti_engine.training.loop import Subject, train
 from dti_engine.training.schedules import learning_rate
-
-ENCODER = "text_encoder"
-CONFIG = TrainConfig(steps=20, batch_size=2, resolution=16, lr=0.04)
-SHORT = CONFIG.changed(steps=4)
-MakeSubject = Callable[..., Subject]
-LoadParts = Callable[[torch.dtype], Any]
-
-
-def _learned(result: TrainingResult) -> Tensor:
-    assert result.artifact is not None, result.error
-    return result.artifact.token.embeddings[ENCODER]
-
-
-def _by_id(results: list[TrainingResult]) -> dict[str, TrainingResult]:
-    return {result.subject.id: result for result in results}
 
 
 def _angle(a: Tensor, b: Tensor) -> float:
@@ -47,11 +32,11 @@ def test_a_subject_learns_the_same_in_a_refilled_slot_as_alone(
 ) -> None:
     subjects = [make_subject(number) for number in range(5)]
     refilled, together = (
-        _by_id(train(exact_backbone, subjects, SHORT, num_slots=num_slots)) for num_slots in (2, 5)
+        by_id(train(exact_backbone, subjects, SHORT, num_slots=num_slots)) for num_slots in (2, 5)
     )
     assert refilled.keys() == together.keys() == {subject.id for subject in subjects}
     for name, result in refilled.items():
-        torch.testing.assert_close(_learned(result), _learned(together[name]), rtol=0, atol=1e-7)
+        torch.testing.assert_close(learned(result), learned(together[name]), rtol=0, atol=1e-7)
         assert [report.step for report in result.metrics] == [1, 2, 3, 4]
 
 
@@ -102,7 +87,7 @@ def test_dti_turns_by_its_angle_and_keeps_the_magnitude_to_1e_6(
     (result,) = train(tiny_backbone, [subject], config, num_slots=1)
     encoder = tiny_backbone.text_encoders[ENCODER]
     magnitude = vocabulary_magnitude(encoder) if init == "vocabulary" else init
-    norms = torch.linalg.vector_norm(_learned(result), dim=1)
+    norms = torch.linalg.vector_norm(learned(result), dim=1)
     torch.testing.assert_close(norms, torch.full((2,), magnitude), rtol=0, atol=1e-6)
     for step, report in enumerate(result.metrics):
         angle = math.atan(learning_rate(config, step))
@@ -128,15 +113,15 @@ def test_an_averaged_token_is_the_mean_of_the_directions_that_plain_training_goe
         snapshot_steps=range(CONFIG.steps),
         on_snapshot=keep,
     )
-    tokens.append(_learned(plain))
+    tokens.append(learned(plain))
     averaging = config.changed(ema_decay=0.8)
     (averaged,) = train(tiny_backbone, [subject], averaging, num_slots=1)
     weights = 0.8 ** np.arange(CONFIG.steps)[::-1]
     mean = np.average([each.double().numpy() for each in tokens], axis=0, weights=weights)
     magnitude = vocabulary_magnitude(tiny_backbone.text_encoders[ENCODER])
     expected = torch.from_numpy(magnitude * mean / np.linalg.norm(mean, axis=1, keepdims=True))
-    torch.testing.assert_close(_learned(averaged).double(), expected, rtol=0, atol=1e-6)
-    assert _angle(_learned(averaged), _learned(plain)) > 0.01
+    torch.testing.assert_close(learned(averaged).double(), expected, rtol=0, atol=1e-6)
+    assert _angle(learned(averaged), learned(plain)) > 0.01
     # The way there is the same to the bit; only what is made of it differs.
     for one, other in zip(plain.metrics, averaged.metrics, strict=True):
         of_token = {name: getattr(one, name) for name in ("fixed_loss", "prior_angle_rad", "norm")}
@@ -156,9 +141,9 @@ def test_several_vectors_are_all_learned_each_on_its_own(
     tiny_backbone: Backbone, make_subject: MakeSubject
 ) -> None:
     subjects = [make_subject(1), make_subject(2, num_vectors=3)]
-    results = _by_id(train(tiny_backbone, subjects, CONFIG, num_slots=2, max_vectors=3))
-    rows = _learned(results["subject-2"])
-    assert _learned(results["subject-1"]).shape == (1, 32)
+    results = by_id(train(tiny_backbone, subjects, CONFIG, num_slots=2, max_vectors=3))
+    rows = learned(results["subject-2"])
+    assert learned(results["subject-1"]).shape == (1, 32)
     assert rows.shape == (3, 32)
     assert min(_angle(rows[i], rows[j]) for i, j in ((0, 1), (0, 2), (1, 2))) > 0.01
 
@@ -184,8 +169,8 @@ def test_rows_stay_float32_when_the_model_is_bfloat16(
     backbone = load_parts(torch.bfloat16).assembled()
     (result,) = train(backbone, [make_subject(1)], SHORT, num_slots=1)
     magnitude = vocabulary_magnitude(backbone.text_encoders[ENCODER])
-    assert float(_learned(result).norm()) == pytest.approx(magnitude, abs=1e-6)
-    assert not torch.equal(_learned(result).bfloat16().float(), _learned(result))
+    assert float(learned(result).norm()) == pytest.approx(magnitude, abs=1e-6)
+    assert not torch.equal(learned(result).bfloat16().float(), learned(result))
 
 
 class _TwoEncoders:
@@ -243,4 +228,4 @@ def test_white_masks_give_the_same_token_as_no_masks_bit_for_bit(
 ) -> None:
     subjects = (make_subject(3), _masked(make_subject(3), 255))
     plain, masked = (next(train(tiny_backbone, [each], SHORT, num_slots=1)) for each in subjects)
-    assert torch.equal(_learned(plain), _learned(masked))
+    assert torch.equal(learned(plain), learned(masked))

@@ -1,31 +1,17 @@
 """The metrics of each step, and those that mean failure."""
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from small_training import CONFIG, ENCODER, SHORT, MakeSubject, learned
 
 from dti_engine.backbones.interface import Backbone
-from dti_engine.config import TrainConfig
 from dti_engine.optim import sphere
 from dti_engine.optim.embeddings import DirectionOptimizer
 from dti_engine.text.encoder import initializer_rows
-from dti_engine.training.loop import Subject, TrainingResult, train
+from dti_engine.training.loop import train
 from dti_engine.training.metrics import StepMetrics, tabulate
-
-ENCODER = "text_encoder"
-CONFIG = TrainConfig(steps=20, batch_size=2, resolution=16, lr=0.04)
-SHORT = CONFIG.changed(steps=4)
-MakeSubject = Callable[..., Subject]
-LoadParts = Callable[[torch.dtype], Any]
-
-
-def _learned(result: TrainingResult) -> Tensor:
-    assert result.artifact is not None, result.error
-    return result.artifact.token.embeddings[ENCODER]
 
 
 def _report(**changes: float) -> StepMetrics:
@@ -114,7 +100,7 @@ def test_reports_come_in_batches_that_change_no_result(
     )
     assert [len(batch) for batch in batches] == [6, 2]
     for a, b in zip(often, rarely, strict=True):
-        assert torch.equal(_learned(a), _learned(b))
+        assert torch.equal(learned(a), learned(b))
         assert a.metrics == b.metrics
     first, second = (each.metrics for each in rarely)
     assert batches == [[*first[:3], *second[:3]], [first[3], second[3]]]
@@ -126,7 +112,7 @@ def test_a_report_tells_loss_angle_gradient_and_time(
     (result,) = train(tiny_backbone, [make_subject(1)], SHORT, num_slots=1)
     last = result.metrics[-1]
     initial = initializer_rows(tiny_backbone.text_encoders[ENCODER], "dog")
-    turned = sphere.geodesic_distance(*map(sphere.normalize, (initial, _learned(result))))
+    turned = sphere.geodesic_distance(*map(sphere.normalize, (initial, learned(result))))
     assert last.prior_angle_rad == pytest.approx(turned.item(), abs=1e-6)
     assert last.prior_ratio == pytest.approx(SHORT.kappa / last.gradient_norm)
     assert last.weakest_gradient_norm == last.gradient_norm

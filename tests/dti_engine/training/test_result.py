@@ -3,7 +3,6 @@
 import gc
 import math
 import weakref
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from small_training import CONFIG, SHORT, LoadParts, MakeSubject, by_id, learned
 from torch import Tensor
 
 from dti_engine.backbones.interface import Backbone, Latents
-from dti_engine.config import TrainConfig
 from dti_engine.errors import (
     CheckpointError,
     InvalidImageError,
@@ -26,24 +25,10 @@ from dti_engine.images.decode import SubjectImage
 from dti_engine.recipes import standard_ti
 from dti_engine.training.batch import draw_samples
 from dti_engine.training.checkpoint_manager import CheckpointManager
-from dti_engine.training.loop import Subject, TrainingResult, train
+from dti_engine.training.loop import train
 from dti_engine.training.trainer import Trainer
 
-ENCODER = "text_encoder"
-CONFIG = TrainConfig(steps=20, batch_size=2, resolution=16, lr=0.04)
-SHORT = CONFIG.changed(steps=4)
 BLACK = SubjectImage("black.png", Image.new("RGB", (16, 16)), "0" * 64, (16, 16))
-MakeSubject = Callable[..., Subject]
-LoadParts = Callable[[torch.dtype], Any]
-
-
-def _learned(result: TrainingResult) -> Tensor:
-    assert result.artifact is not None, result.error
-    return result.artifact.token.embeddings[ENCODER]
-
-
-def _by_id(results: list[TrainingResult]) -> dict[str, TrainingResult]:
-    return {result.subject.id: result for result in results}
 
 
 def test_the_artifact_says_how_it_came_about(
@@ -114,10 +99,10 @@ def test_a_subject_that_fails_ends_by_name_and_its_neighbours_do_not_notice(
     backbone = _OverflowsOnBlack(tiny_backbone)
     good = [make_subject(number) for number in (1, 2, 3)]
     bad = make_subject(2, images=[BLACK])
-    healthy = _by_id(train(backbone, good, config, num_slots=3))
-    mixed = _by_id(train(backbone, [good[0], bad, good[2]], config, num_slots=3))
+    healthy = by_id(train(backbone, good, config, num_slots=3))
+    mixed = by_id(train(backbone, [good[0], bad, good[2]], config, num_slots=3))
     for name in ("subject-1", "subject-3"):
-        assert torch.equal(_learned(healthy[name]), _learned(mixed[name]))
+        assert torch.equal(learned(healthy[name]), learned(mixed[name]))
     failed = mixed["subject-2"]
     assert failed.artifact is None
     assert isinstance(failed.error, TrainingFailedError)

@@ -1,22 +1,20 @@
 """Checkpoints: whoever goes on from one learns what it would have learned without a stop."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from small_training import ENCODER, MakeSubject, learned
 from torch import Tensor
 
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
 from dti_engine.recipes import standard_ti
-from dti_engine.subject import Subject
 from dti_engine.training.checkpoint import Checkpoint
 from dti_engine.training.result import TrainingResult
 from dti_engine.training.trainer import Trainer
 
-ENCODER = "text_encoder"
 CONFIG = TrainConfig(steps=10, batch_size=2, resolution=16, lr=0.04)
 AVERAGED = CONFIG.changed(ema_decay=0.9, schedule="cosine", eval_every=4)
 METHODS = {
@@ -25,12 +23,6 @@ METHODS = {
     "dti-averaged-cosine": AVERAGED,
     "ti-cosine": standard_ti(CONFIG).changed(schedule="cosine"),
 }
-MakeSubject = Callable[..., Subject]
-
-
-def _learned(result: TrainingResult) -> Tensor:
-    assert result.artifact is not None, result.error
-    return result.artifact.token.embeddings[ENCODER]
 
 
 def _origin(result: TrainingResult) -> dict[str, Any]:
@@ -80,7 +72,7 @@ def test_going_on_is_bit_for_bit_as_if_there_had_been_no_stop(
     results = _run(after)
     assert results.keys() == expected.keys()
     for name, result in results.items():
-        assert torch.equal(_learned(result), _learned(expected[name]))
+        assert torch.equal(learned(result), learned(expected[name]))
         assert result.metrics == expected[name].metrics
         assert _origin(result) == _origin(expected[name])
 
@@ -101,7 +93,7 @@ def test_going_on_beside_other_neighbours_is_bit_for_bit_in_the_same_slot(
     _run(after, steps=2)
     after.add(make_subject(5))
     result = _run(after)["subject-2"]
-    assert torch.equal(_learned(result), _learned(expected))
+    assert torch.equal(learned(result), learned(expected))
     assert result.metrics == expected.metrics
 
 
@@ -157,7 +149,7 @@ def test_a_subject_with_its_own_config_resumes_despite_other_settings_of_the_run
     _run(before, steps=5)
     after.add(subject, _stored(before)["subject-1"])
     result = _run(after)["subject-1"]
-    assert torch.equal(_learned(result), _learned(expected))
+    assert torch.equal(learned(result), learned(expected))
     assert result.metrics == expected.metrics
 
 

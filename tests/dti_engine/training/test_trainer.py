@@ -2,33 +2,22 @@
 
 import gc
 import weakref
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
+from small_training import CONFIG, ENCODER, SHORT, MakeSubject, by_id, learned
 from torch import Tensor
 
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
-from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError
 from dti_engine.optim import sphere
 from dti_engine.recipes import standard_ti
 from dti_engine.training.loop import Subject, TrainingResult, train
 from dti_engine.training.slot import TrainingSlot
 from dti_engine.training.trainer import Trainer
-
-ENCODER = "text_encoder"
-CONFIG = TrainConfig(steps=20, batch_size=2, resolution=16, lr=0.04)
-SHORT = CONFIG.changed(steps=4)
-MakeSubject = Callable[..., Subject]
-
-
-def _learned(result: TrainingResult) -> Tensor:
-    assert result.artifact is not None, result.error
-    return result.artifact.token.embeddings[ENCODER]
 
 
 def _figures(artifact: Artifact | None) -> dict[str, float]:
@@ -38,10 +27,6 @@ def _figures(artifact: Artifact | None) -> dict[str, float]:
     figures = dict(artifact.manifest.training.metrics)
     del figures["elapsed_s"]
     return figures
-
-
-def _by_id(results: list[TrainingResult]) -> dict[str, TrainingResult]:
-    return {result.subject.id: result for result in results}
 
 
 def _angle(a: Tensor, b: Tensor) -> float:
@@ -70,10 +55,10 @@ def test_a_neighbour_never_changes_a_result_at_the_same_shape(
     results = []
     for numbers in ([1, 2, 3], [4, 2, 5], [6, 2]):
         subjects = [make_subject(number) for number in numbers]
-        ended = _by_id(train(tiny_backbone, subjects, SHORT, num_slots=3))
+        ended = by_id(train(tiny_backbone, subjects, SHORT, num_slots=3))
         results.append(ended["subject-2"])
     for other in results[1:]:
-        assert torch.equal(_learned(results[0]), _learned(other))
+        assert torch.equal(learned(results[0]), learned(other))
         assert results[0].metrics == other.metrics
 
 
@@ -82,12 +67,12 @@ def test_a_neighbour_with_masks_and_captions_changes_no_result_at_the_same_shape
 ) -> None:
     neighbours = [make_subject(1), _masked(make_subject(1))]
     plain, beside = (
-        _by_id(train(tiny_backbone, [each, make_subject(2)], SHORT, num_slots=2))
+        by_id(train(tiny_backbone, [each, make_subject(2)], SHORT, num_slots=2))
         for each in neighbours
     )
-    assert torch.equal(_learned(plain["subject-2"]), _learned(beside["subject-2"]))
+    assert torch.equal(learned(plain["subject-2"]), learned(beside["subject-2"]))
     assert plain["subject-2"].metrics == beside["subject-2"].metrics
-    assert not torch.equal(_learned(plain["subject-1"]), _learned(beside["subject-1"]))
+    assert not torch.equal(learned(plain["subject-1"]), learned(beside["subject-1"]))
 
 
 @pytest.mark.parametrize("is_masked", [False, True])
@@ -118,9 +103,9 @@ def test_packings_differ_by_less_than_a_tenth_of_the_difference_of_seeds_in_floa
         next(train(tiny_backbone, [each], CONFIG, num_slots=1)) for each in (subject, same_but_seed)
     )
     neighbours = [make_subject(number) for number in (1, 2, 3)]
-    packed = _by_id(train(tiny_backbone, [*neighbours, subject], CONFIG, num_slots=4))
-    between_packings = _angle(_learned(alone), _learned(packed["subject-7"]))
-    assert between_packings < _angle(_learned(alone), _learned(other)) / 10
+    packed = by_id(train(tiny_backbone, [*neighbours, subject], CONFIG, num_slots=4))
+    between_packings = _angle(learned(alone), learned(packed["subject-7"]))
+    assert between_packings < _angle(learned(alone), learned(other)) / 10
 
 
 def test_a_removed_slot_is_free_and_its_neighbour_continues_undisturbed(
@@ -136,10 +121,10 @@ def test_a_removed_slot_is_free_and_its_neighbour_continues_undisturbed(
             assert trainer.slots[0] is None
         results = [result for _ in range(3) for result in trainer.step()]
         assert trainer.slots == [None, None]
-        return _by_id(results)["subject-2"]
+        return by_id(results)["subject-2"]
 
     after, without = neighbour(of_vacated=True), neighbour(of_vacated=False)
-    assert torch.equal(_learned(after), _learned(without))
+    assert torch.equal(learned(after), learned(without))
 
 
 @pytest.mark.parametrize("options", [{"num_slots": 0}, {"num_slots": 1, "max_vectors": 0}])
@@ -175,11 +160,11 @@ def test_a_subject_with_its_own_config_learns_the_same_as_where_all_have_it(
     configs, plain = OWN[method], [make_subject(number) for number in (1, 2, 3)]
     own = [replace(each, config=config) for each, config in zip(plain, configs, strict=True)]
     run = configs[0].changed(lr=0.5, steps=9)
-    mixed = _by_id(train(tiny_backbone, own, run, num_slots=num_slots))
+    mixed = by_id(train(tiny_backbone, own, run, num_slots=num_slots))
     for subject, config in zip(plain, configs, strict=True):
-        alike = _by_id(train(tiny_backbone, plain, config, num_slots=num_slots))
+        alike = by_id(train(tiny_backbone, plain, config, num_slots=num_slots))
         result, expected = mixed[subject.id], alike[subject.id]
-        assert torch.equal(_learned(result), _learned(expected))
+        assert torch.equal(learned(result), learned(expected))
         assert result.metrics == expected.metrics
         assert len(result.metrics) == config.steps
 
@@ -258,7 +243,7 @@ def test_snapshots_equal_the_results_of_shorter_runs(
         assert (training.stop_reason, training.config) == ("kept", config)
         snapshots[subject.id, training.steps_done] = artifact
 
-    ended = _by_id(
+    ended = by_id(
         train(
             tiny_backbone,
             subjects,
@@ -272,10 +257,10 @@ def test_snapshots_equal_the_results_of_shorter_runs(
     assert snapshots.keys() == {(each.id, steps) for each in subjects for steps in (2, 3)}
     for steps in (2, 3, 7):
         shorter = train(tiny_backbone, subjects, config.changed(steps=steps), num_slots=2)
-        for name, result in _by_id(shorter).items():
+        for name, result in by_id(shorter).items():
             of_longer = ended[name].artifact if steps == 7 else snapshots[name, steps]
             assert of_longer is not None
-            assert torch.equal(of_longer.token.embeddings[ENCODER], _learned(result))
+            assert torch.equal(of_longer.token.embeddings[ENCODER], learned(result))
             assert _figures(of_longer) == _figures(result.artifact)
 
 
@@ -289,8 +274,8 @@ def test_each_is_kept_at_its_own_steps_and_keeping_changes_nothing(
         snapshots.append((subject.id, artifact.manifest.training.steps_done))
 
     subjects = [make_subject(1), make_subject(2, config=SHORT.changed(steps=2)), make_subject(3)]
-    plain = _by_id(train(tiny_backbone, subjects, SHORT, num_slots=2))
-    results = _by_id(
+    plain = by_id(train(tiny_backbone, subjects, SHORT, num_slots=2))
+    results = by_id(
         train(tiny_backbone, subjects, SHORT, num_slots=2, snapshot_steps=[1, 2], on_snapshot=keep)
     )
     assert snapshots == [
@@ -301,4 +286,4 @@ def test_each_is_kept_at_its_own_steps_and_keeping_changes_nothing(
         ("subject-3", 2),
     ]
     for name, result in results.items():
-        assert torch.equal(_learned(result), _learned(plain[name]))
+        assert torch.equal(learned(result), learned(plain[name]))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from deletions import DELETIONS, Deletion, submit_secrets, token_of
 from interruptions import at_each_request
 
 from services.contracts.jobs import ItemState
@@ -14,25 +15,12 @@ from services.ledger.queries import list_attempts, list_items, list_jobs, read_t
 from services.ledger.submissions import retry
 
 
-def _secret(harness: Any, tenant: str = "acme") -> str:
-    """Return a job of two items that have made secrets, one by way of a checkpoint."""
-    job = harness.submit(2, tenant)
-    for attempt in harness.claim(2):
-        attempt.checkpoint(1, f"secret checkpoint of {tenant}".encode())
-        attempt.succeed(f"secret {attempt.item_ref.index} of {tenant}".encode(), {"why": "secret"})
-    return job
-
-
-def _token(job: str, index: int = 0) -> str:
-    return f"tok_{job}00{index:05d}"
-
-
 def test_a_deleted_token_is_nowhere(anywhere: Any) -> None:
-    job = _secret(anywhere)
-    delete_token(anywhere.ledger, "acme", _token(job))
-    delete_token(anywhere.ledger, "acme", _token(job))
+    job = submit_secrets(anywhere)
+    delete_token(anywhere.ledger, "acme", token_of(job))
+    delete_token(anywhere.ledger, "acme", token_of(job))
     with pytest.raises(DeletedError, match="was deleted"):
-        read_token(anywhere.ledger, "acme", _token(job))
+        read_token(anywhere.ledger, "acme", token_of(job))
     assert anywhere.counts(job) == {"succeeded": 1, "deleted": 1}
     assert anywhere.holds("secret") == [f"t/acme/jobs/{job}/results/00.00001"]
     view = list_items(anywhere.ledger, "acme", job).items[0]
@@ -40,21 +28,21 @@ def test_a_deleted_token_is_nowhere(anywhere: Any) -> None:
 
 
 def test_a_deleted_job_is_nowhere(anywhere: Any) -> None:
-    job, other = _secret(anywhere), _secret(anywhere)
+    job, other = submit_secrets(anywhere), submit_secrets(anywhere)
     delete_job(anywhere.ledger, "acme", job)
     delete_job(anywhere.ledger, "acme", job)
     for read in (view_job, list_items, lambda *a: list_attempts(*a, 0), lambda *a: retry(*a)):
         with pytest.raises(DeletedError, match=job):
             read(anywhere.ledger, "acme", job)
     with pytest.raises(DeletedError):
-        read_token(anywhere.ledger, "acme", _token(job))
+        read_token(anywhere.ledger, "acme", token_of(job))
     assert [view.job for view in list_jobs(anywhere.ledger, "acme").jobs] == [other]
     for words in ("secret", "item 0"):
         assert not [key for key in anywhere.holds(words) if other not in key]
 
 
 def test_tombstones_say_nothing(harness: Any) -> None:
-    job = _secret(harness)
+    job = submit_secrets(harness)
     delete_job(harness.ledger, "acme", job)
     for name in ("spec", "results/00.00000", "results/00.00001"):
         stone = json.loads(harness.store.read(f"t/acme/jobs/{job}/{name}").body)
@@ -65,7 +53,7 @@ def test_tombstones_say_nothing(harness: Any) -> None:
 
 
 def test_a_deleted_tenant_is_nowhere_and_others_are_as_before(anywhere: Any) -> None:
-    job, other = _secret(anywhere), _secret(anywhere, "other")
+    job, other = submit_secrets(anywhere), submit_secrets(anywhere, "other")
     delete_tenant(anywhere.ledger, "acme")
     delete_tenant(anywhere.ledger, "acme")
     anywhere.recover()
@@ -75,7 +63,7 @@ def test_a_deleted_tenant_is_nowhere_and_others_are_as_before(anywhere: Any) -> 
         view_job(anywhere.ledger, "acme", job)
     assert not anywhere.keys("t/acme/idempotency/")
     assert anywhere.counts(other, "other") == {"succeeded": 2}
-    assert read_token(anywhere.ledger, "other", _token(other)).payload == b"secret 0 of other"
+    assert read_token(anywhere.ledger, "other", token_of(other)).payload == b"secret 0 of other"
     delete_tenant(anywhere.ledger, "other")
     assert anywhere.holds("secret") == []
 
@@ -85,22 +73,6 @@ def test_an_item_deleted_before_it_ran_never_runs(harness: Any) -> None:
     delete_item(harness.ledger, "acme", job, 1)
     assert {attempt.item_ref.index for attempt in harness.claim(8)} == {0, 2}
     assert harness.counts(job) == {"running": 2, "deleted": 1}
-
-
-def _job(harness: Any, job: str) -> None:
-    delete_job(harness.ledger, "acme", job)
-
-
-def _item(harness: Any, job: str) -> None:
-    delete_item(harness.ledger, "acme", job, 0)
-
-
-def _tenant(harness: Any, _: str) -> None:
-    delete_tenant(harness.ledger, "acme")
-
-
-DELETIONS = [_item, _job, _tenant]
-Deletion = Callable[[Any, str], None]
 
 
 @pytest.mark.parametrize("delete", DELETIONS)
@@ -128,15 +100,15 @@ def test_a_running_attempt_cannot_commit_after_the_deletion(harness: Any, delete
 
 
 def test_deleting_what_does_not_exist_is_refused(harness: Any) -> None:
-    job = _secret(harness)
+    job = submit_secrets(harness)
     for index in (-1, 2):
         with pytest.raises(UnknownJobError, match=f"job {job} has no item {index}"):
             delete_item(harness.ledger, "acme", job, index)
     for do in (
         lambda: delete_job(harness.ledger, "other", job),
         lambda: delete_item(harness.ledger, "other", job, 0),
-        lambda: delete_token(harness.ledger, "other", _token(job)),
-        lambda: delete_token(harness.ledger, "acme", _token(job, 2)),
+        lambda: delete_token(harness.ledger, "other", token_of(job)),
+        lambda: delete_token(harness.ledger, "acme", token_of(job, 2)),
     ):
         with pytest.raises(UnknownJobError):
             do()
@@ -156,7 +128,7 @@ def test_a_token_that_there_is_not_deletes_no_item(harness: Any, round_: int) ->
 
 
 def test_an_item_whose_deletion_is_unfinished_shows_nothing(harness: Any) -> None:
-    job = _secret(harness)
+    job = submit_secrets(harness)
     with harness.store.crashing(1, applied=False):
         delete_item(harness.ledger, "acme", job, 0)
     view = list_items(harness.ledger, "acme", job).items[0]
@@ -169,7 +141,7 @@ def test_recovery_finishes_a_deletion_that_was_only_requested(
 ) -> None:
     """It needs no sweep, and works for an ended job as well."""
     for at, harness in at_each_request(new_harness):
-        job = _secret(harness)
+        job = submit_secrets(harness)
         harness.recover()
         harness.submit(1)
         harness.claim(1)

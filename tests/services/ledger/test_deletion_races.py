@@ -1,44 +1,22 @@
 """Whatever happens within a deletion, or a deletion within whatever, nothing is left of it."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+from deletions import (
+    DELETIONS,
+    Deletion,
+    delete_its_first_item,
+    delete_its_tenant,
+    submit_secrets,
+    token_of,
+)
 from interruptions import at_each_request
 
 from services.errors import DeletedError, SupersededError
-from services.ledger.deletion import delete_item, delete_job, delete_tenant
+from services.ledger.deletion import delete_tenant
 from services.ledger.queries import read_token
 from services.ledger.submissions import retry, submit
-
-
-def _secret(harness: Any, tenant: str = "acme") -> str:
-    """Return a job of two items that have made secrets, one by way of a checkpoint."""
-    job = harness.submit(2, tenant)
-    for attempt in harness.claim(2):
-        attempt.checkpoint(1, f"secret checkpoint of {tenant}".encode())
-        attempt.succeed(f"secret {attempt.item_ref.index} of {tenant}".encode(), {"why": "secret"})
-    return job
-
-
-def _token(job: str, index: int = 0) -> str:
-    return f"tok_{job}00{index:05d}"
-
-
-def _job(harness: Any, job: str) -> None:
-    delete_job(harness.ledger, "acme", job)
-
-
-def _item(harness: Any, job: str) -> None:
-    delete_item(harness.ledger, "acme", job, 0)
-
-
-def _tenant(harness: Any, _: str) -> None:
-    delete_tenant(harness.ledger, "acme")
-
-
-DELETIONS = [_item, _job, _tenant]
-Deletion = Callable[[Any, str], None]
 
 
 def _commit_within(new_harness: Any, delete: Deletion, applied: bool, checkpoint: bool) -> None:
@@ -92,7 +70,7 @@ def test_a_claim_at_any_moment_of_a_deletion_does_not_outlive_it(
                 attempt.succeed(b"secret")
         harness.supervisor().sweep()
         harness.recover()
-        assert not harness.has_queue_entry(job) or delete is _item
+        assert not harness.has_queue_entry(job) or delete is delete_its_first_item
         harness.wait()
         assert harness.claim() == []
 
@@ -158,7 +136,7 @@ def test_a_deletion_that_ended_at_any_write_is_finished_by_a_sweep(
     new_harness: Any, delete: Deletion, applied: bool
 ) -> None:
     for at, harness in at_each_request(new_harness):
-        job, other = _secret(harness), _secret(harness, "other")
+        job, other = submit_secrets(harness), submit_secrets(harness, "other")
         waiting = harness.submit(1)
         [attempt] = harness.claim()
         attempt.checkpoint(1, b"secret checkpoint of acme")
@@ -169,10 +147,10 @@ def test_a_deletion_that_ended_at_any_write_is_finished_by_a_sweep(
             harness.recover()
             harness.supervisor().sweep()
             with pytest.raises(DeletedError):
-                read_token(harness.ledger, "acme", _token(job))
+                read_token(harness.ledger, "acme", token_of(job))
             assert harness.holds("secret 0 of acme") == []
             left = harness.holds("secret checkpoint of acme")
-            assert not [key for key in left if delete is _tenant or waiting not in key]
+            assert not [key for key in left if delete is delete_its_tenant or waiting not in key]
         assert harness.counts(other, "other") == {"succeeded": 2}
 
 
@@ -202,7 +180,7 @@ def test_a_submission_at_any_moment_of_a_tenants_deletion_keeps_nothing(
     new_harness: Any, applied: bool
 ) -> None:
     for at, harness in at_each_request(new_harness):
-        _secret(harness)
+        submit_secrets(harness)
 
         def do(harness: Any = harness) -> None:
             try:
@@ -243,13 +221,13 @@ def test_a_recovery_at_any_moment_of_a_deletion_and_after_it_agree(
         with harness.store.interrupted(at, harness.recover, applied=applied):
             delete(harness, job)
         harness.recover()
-        if delete is _item:
+        if delete is delete_its_first_item:
             assert harness.counts(job) == {"queued": 1, "deleted": 1}
         else:
             assert not harness.has_queue_entry(job)
 
 
-@pytest.mark.parametrize("delete", [_item, _job, _tenant])
+@pytest.mark.parametrize("delete", DELETIONS)
 def test_a_deletion_at_any_moment_of_a_recovery_does_not_stop_it(
     new_harness: Any, delete: Deletion
 ) -> None:

@@ -1,6 +1,7 @@
 """Leases decide which workers are alive, by the store's clock alone."""
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -96,6 +97,21 @@ def test_all_running_attempts_stop_when_the_lease_is_lost(harness: Any) -> None:
     assert worker.claim(3) == []
 
 
+@contextmanager
+def _no_answers_after_the_next_write(harness: Any) -> Iterator[None]:
+    """Apply the next write without an answer, and fail all requests after it."""
+
+    def lose() -> None:
+        harness.store.before = lambda *_: fail()
+        raise OutcomeUnknownError("no answer")
+
+    def fail() -> None:
+        raise UnavailableError("no answer")
+
+    with harness.store.interrupted(0, lose, applied=True, writes=True):
+        yield
+
+
 @pytest.mark.parametrize("applied", [False, True])
 def test_a_renewal_whose_answer_was_lost_is_adopted(harness: Any, applied: bool) -> None:
     worker = harness.worker()
@@ -112,18 +128,7 @@ def test_a_renewal_whose_answer_was_lost_is_adopted(harness: Any, applied: bool)
 
 def test_a_renewal_that_was_given_up_on_may_still_have_been_made(harness: Any) -> None:
     worker = harness.worker()
-
-    def lose() -> None:
-        harness.store.before = lambda *_: _raise()
-        raise OutcomeUnknownError("no answer")
-
-    def _raise() -> None:
-        raise UnavailableError("no answer")
-
-    with (
-        harness.store.interrupted(0, lose, applied=True, writes=True),
-        pytest.raises(UnavailableError),
-    ):
+    with _no_answers_after_the_next_write(harness), pytest.raises(UnavailableError):
         worker.heartbeat()
     worker.heartbeat()
     assert _state(harness, worker) == "held"
@@ -200,18 +205,7 @@ def test_a_worker_that_has_ended_does_not_come_back(harness: Any) -> None:
 
 def test_ending_is_safe_to_call_again(harness: Any) -> None:
     worker = harness.worker()
-
-    def lose() -> None:
-        harness.store.before = lambda *_: _raise()
-        raise OutcomeUnknownError("no answer")
-
-    def _raise() -> None:
-        raise UnavailableError("no answer")
-
-    with (
-        harness.store.interrupted(0, lose, applied=True, writes=True),
-        pytest.raises(UnavailableError),
-    ):
+    with _no_answers_after_the_next_write(harness), pytest.raises(UnavailableError):
         worker.end()
     worker.end()
     assert _state(harness, worker) == "released"
