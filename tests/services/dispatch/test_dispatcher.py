@@ -4,6 +4,8 @@ import io
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -15,9 +17,11 @@ from stub_engine import colour
 from services.contracts.models import MINIATURE, ServedModel
 from services.dispatch.dispatcher import max_images_in_flight
 from services.errors import DeletedError
+from services.health import Liveness
 from services.ledger.deletion import delete_item, delete_job
 from services.ledger.queries import list_attempts
 from services.ledger.submissions import cancel
+from services.ledger.worker import WorkerSession
 
 pytestmark = pytest.mark.slow
 
@@ -53,6 +57,28 @@ def test_the_number_of_images_in_flight_is_bounded(harness: Any, wait_for: Wait)
         wait_for(lambda: harness.job(job).counts.running == 5)
         harness.engine.may_finish.set()
         assert harness.wait_until_ended(job).counts.succeeded == 12
+
+
+def test_a_loop_that_hangs_is_told_by_its_liveness(
+    harness: Any, wait_for: Wait, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, may_claim = 0.0, threading.Event()
+    liveness = Liveness(10, lambda: now)
+    claim = WorkerSession.claim
+
+    def hanging(self: WorkerSession, limit: int) -> Any:
+        may_claim.wait(20)
+        return claim(self, limit)
+
+    monkeypatch.setattr(WorkerSession, "claim", hanging)
+    with harness.running(harness.dispatcher(liveness=liveness)):
+        wait_for(lambda: b"miniature" in liveness.page().body)
+        assert liveness.page().status == 200
+        time.sleep(0.2)
+        now = 11.0
+        assert liveness.page().status == 503
+        may_claim.set()
+        wait_for(lambda: liveness.page().status == 200)
 
 
 @pytest.mark.parametrize("status", [429, 503])
