@@ -68,8 +68,6 @@ def _section_lines(section: BaseModel, indent: str) -> Iterator[str]:
     shared = (
         Pod.model_fields if isinstance(section, Pod) and not isinstance(section, AllPods) else {}
     )
-    if shared:
-        yield f"{indent}# The fields of `allPods` may stand here too."
     for name, info in type(section).model_fields.items():
         value = getattr(section, name)
         if name in shared:

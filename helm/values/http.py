@@ -73,7 +73,6 @@ class Ingress(Section):
     enabled: bool = Field(default=False, description="make an Ingress")
     class_name: str = Field(default="", description="IngressClass; empty: the cluster's default")
     host: str = Field(default="", description="host name of the API")
-    path: str = Field(default="/", pattern="^/", description="path prefix of the API")
     tls_secret: Name = Field(
         default="", description="Secret with the certificate of the host; empty: no TLS"
     )

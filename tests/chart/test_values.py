@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -6,7 +7,8 @@ import pytest
 import yaml
 from chart.rendering import CHART, Chart
 
-from helm.values.documents import files
+from helm.values.chart import Values
+from helm.values.documents import files, rows
 
 
 @pytest.mark.parametrize("name", ["values.yaml", "values.schema.json", "README.md"])
@@ -57,6 +59,23 @@ def test_every_key_of_the_values_file_has_a_comment() -> None:
     found = list(_commented(yaml.compose(text), text.splitlines()))
     assert len(found) > 100
     assert [key for key, commented in found if not commented] == []
+
+
+def test_every_value_stands_in_a_template() -> None:
+    templates = "".join(
+        path.read_text() for path in (CHART / "templates").rglob("*") if path.is_file()
+    )
+    # Settings and the timing are passed on whole, and `global` is a parent chart's.
+    whole = ("models.NAME.", "ledger.", "global")
+    unused = [
+        path
+        for path, _, _ in rows(Values, given=Values())
+        if ".settings." not in path
+        and not path.startswith(whole)
+        and not path.endswith("*")
+        and not re.search(rf"[.\" ]{re.escape(path.rsplit('.', 1)[-1])}\b", templates)
+    ]
+    assert unused == []
 
 
 @pytest.mark.parametrize("helm", ["helm", "helm3"])
