@@ -75,6 +75,22 @@ def test_an_engine_can_be_built_from_the_arguments() -> None:
     assert spec.model == ServedModel.model_validate(MODEL).for_engine()
 
 
+def test_an_engine_is_built_with_its_gpus_on_the_nodes_that_its_labels_name() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from services.inference.ray_serve import build
+
+    def options(**changes: Any) -> Any:
+        deployment: Any = build(config(**changes)["applications"][0]["args"])._bound_deployment
+        return deployment.ray_actor_options
+
+    built = options()
+    assert (built["num_gpus"], built["label_selector"]) == (0.5, {"pool": "a"})
+    built = options(generation={"gpus": 1, "labels": {"pool": "!a"}})
+    assert (built["num_gpus"], built["label_selector"]) == (1, {"pool": "!a"})
+    assert not options(labels={})["label_selector"]
+
+
 def _strict(given: Any, schema: Any) -> None:
     """Assert that Ray's schema has each key: it ignores those that it does not know."""
     assert given.keys() <= type(schema).model_fields.keys()
