@@ -75,7 +75,10 @@ class WorkerGroup(Pod):
         "Ray's label `ray.io/market-type: spot`",
     )
     spot_drain_seconds: int = Field(
-        default=20, ge=1, description="time to drain, which is shorter than the notice of the cloud"
+        default=10,
+        ge=1,
+        description="time to drain on a spot node, 5 s less than the cloud leaves to pods: GKE "
+        "leaves 15 s, Azure 30 s, AWS 120 s",
     )
     idle_timeout_seconds: int | None = Field(
         default=None, ge=0, description="time after which an idle pod ends; none: the cluster's"

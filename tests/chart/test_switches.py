@@ -100,7 +100,7 @@ def _has_spot(rendered: Rendered) -> bool:
     (group,) = rendered.clusters()["training"]["workerGroupSpecs"]
     pod = group["template"]["spec"]
     drain = environment(pod["containers"][0])["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]
-    short = drain == "20" and pod["terminationGracePeriodSeconds"] == 25
+    short = drain == "10" and pod["terminationGracePeriodSeconds"] == 15
     assert short == (group.get("labels") == {"ray.io/market-type": "spot"})
     return short
 
@@ -258,6 +258,10 @@ TEXTS: dict[str, tuple[Any, str]] = {
     "inference.head.rayStartParams": ({"object-store-memory": "1"}, '"object-store-memory": "1"'),
     "inference.autoscaling.idleTimeoutSeconds": (77, '"idleTimeoutSeconds": 77'),
     "inference.workerGroups.gpu.idleTimeoutSeconds": (0, '"idleTimeoutSeconds": 0'),
+    "inference.workerGroups.gpu": (
+        GROUP["gpu"] | {"spot": True, "spotDrainSeconds": 90},
+        '"terminationGracePeriodSeconds": 95',
+    ),
     "inference.workerGroups.gpu.labels": ({"a": "b"}, '"labels": {"a": "b"}'),
     "inference.workerGroups.gpu.minReplicas": (2, '"minReplicas": 2'),
     "inference.workerGroups.gpu.runtimeClassName": ("nvidia", '"runtimeClassName": "nvidia"'),

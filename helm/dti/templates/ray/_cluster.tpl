@@ -166,7 +166,7 @@ template:
 {{- define "dti.groupDrainSeconds" -}}
 {{- $group := index . 2 -}}
 {{- if $group.spot -}}
-{{- $group.spotDrainSeconds | default 20 -}}
+{{- $group.spotDrainSeconds | default 10 -}}
 {{- else -}}
 {{- include "dti.clusterDrainSeconds" . -}}
 {{- end -}}
