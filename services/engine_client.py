@@ -172,6 +172,7 @@ def rebuild_error(name: str, detail: str, retry_after_s: float | None = None) ->
     An unknown name becomes a ServiceError, whose text reaches the log but not the tenant. So does
     UnknownKeyError, which is about the secret between this process and the engine.
     """
+    # Engines of a newer version may know errors that this process does not.
     kind = _ERRORS.get(name)
     if kind is None or issubclass(kind, UnknownKeyError):
         return ServiceError(f"an engine reported {name}: {detail}")

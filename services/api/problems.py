@@ -188,6 +188,7 @@ def error_response(request_id: str, error: DTIError) -> Response:
         headers["Retry-After"] = str(_STORE_RETRY_S)
         detail = "the store did not answer in time: retry; nothing is done twice"
     if isinstance(error, QuotaError | NoEngineError):
+        # Rounded up: a client that comes back too early is refused once more.
         headers["Retry-After"] = str(max(1, -int(-error.retry_after_s // 1)))
     if isinstance(error, UnknownKeyError):
         headers["WWW-Authenticate"] = "Bearer"

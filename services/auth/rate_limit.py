@@ -45,5 +45,6 @@ class RateLimiter:
             # The cap comes after the refill, so that a lowered limit applies at once.
             requests = min(bucket.requests + (now - bucket.updated_at) * rate, capacity)
             admitted = requests >= 1
+            # A refused request costs nothing: a client that tries too often still gets its rate.
             self._buckets[tenant] = _Bucket(requests - 1 if admitted else requests, now)
             return 0.0 if admitted else (1 - requests) / rate

@@ -41,7 +41,9 @@ class ByteLRU(TLRUCache[K, V], Generic[K, V]):
 
     def put(self, key: K, value: V) -> list[tuple[K, V]]:
         """Store a value and return what was evicted: the value itself if it is too large."""
+        # The old value must not count towards the room for the new one.
         self.pop(key, None)
+        # It would evict everything else, and then not fit all the same.
         if value.num_bytes > self.maxsize:
             return [(key, value)]
         # `with self.timer` stops the clock, so that nothing expires halfway.

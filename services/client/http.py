@@ -188,6 +188,7 @@ class HttpConnection:
             response = client.request(method, url, **how)
         except httpx.TransportError as error:
             raise UnreachableError(_no_response(url, error)) from error
+        # An answer of the store says nothing about the URL of the service.
         self._has_answered = self._has_answered or is_service
         if response.is_success:
             return response

@@ -147,6 +147,7 @@ class Candidates:
             found = [candidate for candidate in found if candidate.item.index not in results]
         again = [candidate for candidate in found if candidate.number > 1]
         first = [candidate for candidate in found if candidate.number == 1]
+        # In any order, as they are few: the workers of a pool would all try the first one.
         self._rng.shuffle(again)
         start = self._rng.randrange(len(first)) if first else 0
         return again + first[start:] + first[:start]

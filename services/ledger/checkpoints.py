@@ -51,7 +51,7 @@ class Checkpoints:
     def remove(self) -> None:
         """Remove all checkpoints of the item, as it has ended."""
         # A listing only where earlier attempts may have left some: most items are attempted once,
-        # and the listing would double the requests at their end.
+        # and need at most one request here.
         if self._number > 1:
             remove_checkpoints(self._ledger, self._keys, self._item)
         elif self._version:

@@ -239,8 +239,8 @@ class Recovery:
         if states.newly_ended or is_done != states.complete:
             save_rollup(self._ledger, states, complete=is_done)
         # After the rollup: a crash in between leaves a stale queue entry, which the next pass
-        # removes. In the other order it would leave a finished job without a complete rollup, and
-        # each sweep would queue it again.
+        # removes. In the other order it would leave a finished job without a complete rollup, which
+        # a sweep would queue again.
         if is_done:
             dequeue(self._ledger, pool, keys.tenant, keys.job)
             # A retry in the meantime has written a queue entry, which is removed now: restore it.

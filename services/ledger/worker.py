@@ -99,6 +99,7 @@ class WorkerSession:
                 claimed already.
         """
         self._claimed = self.attempts
+        # Only under a fresh lease: an attempt that is claimed under an expired one is soon lost.
         while (
             self.lease.is_fresh
             and len(self._claimed) < limit

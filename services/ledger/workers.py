@@ -79,6 +79,7 @@ class WorkerRegistry:
         If its lease has expired, it is broken first. From then on the worker is dead for all, and
         its next renewal tells it so: only then may others take its attempts.
         """
+        # Once in a pass: all attempts of a worker are judged by the same lease.
         if worker not in self._workers:
             self._workers[worker] = self._read(worker) if worker else None
         return self._workers.get(worker)

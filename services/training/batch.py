@@ -282,6 +282,7 @@ def _library_call(*expected: type[DTIError]) -> Generator[None]:
     except Exception as error:
         if devices.is_out_of_memory(error):
             raise OutOfMemoryError(error) from error
+        # By text: torch raises plain RuntimeErrors for most failures of cuDNN and cuBLAS.
         if any(text in str(error) for text in _DEVICE_ERRORS):
             raise DeviceError(error) from error
         raise BatchError(error) from error

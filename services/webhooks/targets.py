@@ -53,6 +53,8 @@ def is_public(text: str) -> bool:
     except ValueError:
         return False
     address = _embedded_ipv4(address)
+    # `is_global` alone is not enough: it is true of fec0::1, a site-local address, and of all
+    # ranges that are not assigned yet.
     if isinstance(address, IPv6Address) and address not in _UNICAST:
         return False
     return (

@@ -131,6 +131,8 @@ class Job(BaseModel):
     ) -> "Job":
         """Return the resource of a job; it has a warning if its model is no longer offered."""
         model = model_of(view.pool)
+        # Leases are read less often than results: items that have ended since may be counted twice,
+        # so that the fraction is capped.
         done = view.counts.ended + sum(
             _fraction(item) for item in progress.values() if not view.state.ended
         )

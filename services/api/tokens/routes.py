@@ -174,6 +174,7 @@ def get_token_file(
         media_type=_MEDIA_TYPE,
         headers={
             "ETag": f'"{stored.result.sha256}"',
+            # A token that is deleted must not live on in caches.
             "Cache-Control": "no-store",
             "Content-Disposition": f'attachment; filename="{token}.safetensors"',
         },
