@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from dti_engine.recipes import RECIPES
 from helm.values.base import AllPods, Pod, Resources, Settings, is_free_map
 from helm.values.chart import Values
+from services.auth.tenants import Limits
 from services.contracts.models import (
     MAX_CALIBRATED_BATCH_SIZE,
     EngineModel,
@@ -43,13 +44,14 @@ def files() -> dict[str, str]:
 
 def defaults() -> dict[str, Any]:
     """Return the defaults of settings that templates compute with."""
-    timeouts = ApiSettings().model_dump(include={"generation_timeout_s", "max_manifest_bytes"})
+    api = ApiSettings().model_dump(include={"generation_timeout_s", "max_manifest_bytes"})
+    api["upload_bytes"] = Limits().upload_bytes
     model = ServedModel(weights="-", recipe="-").model_dump(
         include={"gpus", "cpus", "min_workers", "max_workers"}
     )
     generation = GenerationSettings().model_dump(include={"min_engines", "max_engines"})
     return {
-        "api": timeouts,
+        "api": api,
         "model": model,
         "generation": generation,
         "batch_size": MAX_CALIBRATED_BATCH_SIZE,

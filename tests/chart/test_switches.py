@@ -341,12 +341,20 @@ def test_the_ingress_lets_long_requests_and_large_manifests_through(chart: Chart
     assert annotations == {
         f"{prefix}proxy-read-timeout": "330",
         f"{prefix}proxy-send-timeout": "330",
-        f"{prefix}proxy-body-size": "64m",
+        f"{prefix}proxy-body-size": "191m",
         f"{prefix}proxy-buffering": "off",
         f"{prefix}proxy-request-buffering": "off",
     }
     api = rendered.pods()["Deployment t-dti-api"]["spec"]["containers"][0]
     assert environment(api)["DTI_PUBLIC_URL"] == "https://dti.example.com"
+
+
+def test_the_ingress_lets_a_manifest_through_that_is_larger_than_uploads(chart: Chart) -> None:
+    values = at("api.ingress", {"enabled": True, "host": "dti.example.com"})
+    values = merged(values, at("api.settings.max_manifest_bytes", 2**30))
+    for helm in ("helm", "helm3"):
+        annotations = chart.render(values, helm=helm).get("Ingress")["metadata"]["annotations"]
+        assert annotations["nginx.ingress.kubernetes.io/proxy-body-size"] == "1024m"
 
 
 def test_annotations_of_the_user_override_those_for_nginx(chart: Chart) -> None:
