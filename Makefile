@@ -38,7 +38,7 @@ test-all: test ## runs those and then the slow ones: Ray nodes, fault injection,
 	$(PYTEST) -m "not ($(FAST))" || \
 	  $(BIN)/python -m pytest -m "not ($(FAST))" --last-failed --last-failed-no-failures none
 
-check: lint types imports house ## runs ruff, shellcheck, pyright strict, import contracts and house rules
+check: lint types imports house ## runs ruff, shellcheck, hadolint, pyright strict, import contracts and house rules
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

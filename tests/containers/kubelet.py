@@ -1,7 +1,7 @@
 """What a node of Kubernetes does with a pod: its network, volumes, containers, probes and end.
 
-Each pod has a network namespace of its own on one bridge, with the host as its gateway. It has no
-scheduler, no restarts after failed probes, and no DNS: names of services are lines of /etc/hosts.
+Each pod has a network namespace of its own on one bridge, with the host as its gateway and name
+server. There is no scheduler, and no restart after a failed probe.
 """
 
 import base64
@@ -11,12 +11,13 @@ import subprocess
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
 
 import httpx
 from containers.kuberay import Object, quantity
+from containers.names import NameServer
 from containers.podman import Container, call, podman, wait_for
 
 
@@ -86,6 +87,7 @@ class Node:
 
     def __enter__(self) -> "Node":
         self._stack.enter_context(self.network)
+        self._stack.enter_context(closing(NameServer(self.network.gateway, self.hosts)))
         return self
 
     def __exit__(
@@ -132,7 +134,8 @@ class Node:
         ports: ports of the Service, with those of the pod.
         """
         namespace, address = self.network.add()
-        self.hosts |= {service: address} if service else {}
+        if service:
+            self.hosts[service] = address
         for port, target in (ports or {}).items():
             redirect = ("--dport", str(port), "-j", "REDIRECT", "--to-ports", str(target))
             rule = ("iptables", "-t", "nat", "-A", "PREROUTING", "-p", "tcp", *redirect)
@@ -161,6 +164,7 @@ class Pod:
         assert self.spec["automountServiceAccountToken"] is False
         # It holds the namespaces that the containers share, as Kubernetes' own pause container.
         pause = [f"--network=ns:/run/netns/{self._namespace}", "--read-only", "--ipc=shareable"]
+        pause += [f"--dns={self._node.network.gateway}", "--dns-search=."]
         if memory := self._memory_volume():
             pause.append(f"--shm-size={int(quantity(memory['emptyDir']['sizeLimit']))}")
         self._run("pause", self.spec["containers"][0]["image"], ["sleep", "infinity"], pause)
@@ -253,11 +257,8 @@ class Pod:
 
     def _run(self, name: str, image: str, command: list[str], options: list[str]) -> None:
         self._names.append(name)
-        hosts = [f"--add-host={name}:{ip}" for name, ip in self._node.hosts.items()]
-        if name != "pause":
-            hosts = []  # the hosts of the pause container
         podman(
-            *("run", "--detach", "--pull=never", f"--name={self._id}-{name}", *hosts, *options),
+            *("run", "--detach", "--pull=never", f"--name={self._id}-{name}", *options),
             *(self._node.images[image], *command),
         )
 
