@@ -3,6 +3,7 @@
 A pod has a network namespace of its own; the store is an S3 server on the host.
 """
 
+import json
 from collections.abc import Iterator
 from functools import partial
 
@@ -79,6 +80,27 @@ def test_metrics_are_served_where_the_monitors_scrape_them(service: Service) -> 
     for pod in (service.inference, service.training):
         page = partial(metrics, pod, METRICS_PORT)
         wait_for(lambda page=page: "ray_dti_" in page(), page, 60)
+
+
+def test_the_dispatcher_has_the_engines_generate_the_images_of_a_job(
+    service: Service, tenant: Tenant
+) -> None:
+    job = tenant.submit_images(prompts=["a red dog", "a blue car"], key="images")
+    wait_for(lambda: tenant.job(job).ended, lambda: service.dispatcher.logs, TIMEOUT_S)
+    assert tenant.job(job).state == "succeeded"
+
+
+@pytest.mark.parametrize(("pod", "process"), [("inference", "engine"), ("training", "worker")])
+def test_lines_of_engines_and_workers_reach_the_output_of_the_container(
+    service: Service, tenant: Tenant, pod: str, process: str
+) -> None:
+    if process == "worker":
+        job = tenant.submit(steps=2, key="lines")
+        wait_for(lambda: tenant.job(job).ended, lambda: service.training.logs, TIMEOUT_S)
+    log = getattr(service, pod).container("ray-head").log
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith('{"time"')]
+    events = [line["event"] for line in lines if line["process"] == process]
+    assert "loading model" in events
 
 
 def test_higher_limits_of_a_model_replace_no_engine_and_no_worker(
