@@ -124,7 +124,23 @@ class RayClusterSettings(_Part):
     )
 
 
-class ApiSettings(_Part):
+class RequestTimeout(_Part):
+    """The time that a request for images may take. The API and the engines have the same."""
+
+    generation_timeout_s: float = Field(
+        default=300,
+        gt=0,
+        le=3600,
+        description="time for the images of a request that sets no timeout",
+    )
+
+    @property
+    def request_drain_s(self) -> int:
+        """Return the time in which a process that is told to end finishes its requests."""
+        return ceil(self.generation_timeout_s) + _SHUTDOWN_RESERVE_S
+
+
+class ApiSettings(RequestTimeout):
     """Limits and timeouts of the API."""
 
     max_body_bytes: int = Field(
@@ -168,12 +184,6 @@ class ApiSettings(_Part):
         description="URL of the engines without the model's name; none: images are refused",
     )
     engine_timeout_s: EngineTimeout = 5.0
-    generation_timeout_s: float = Field(
-        default=300,
-        gt=0,
-        le=3600,
-        description="time for the images of a request that sets no timeout",
-    )
     image_link_ttl_s: int = Field(
         default=3600, ge=1, description="time for which a signed link to an image is valid"
     )
@@ -262,7 +272,7 @@ class ApiProcessSettings(  # pyright: ignore[reportIncompatibleVariableOverride]
     @property
     def grace_s(self) -> int:
         """Return the time that requests have to finish after SIGTERM."""
-        return self.shutdown_timeout_s or ceil(self.generation_timeout_s) + _SHUTDOWN_RESERVE_S
+        return self.shutdown_timeout_s or self.request_drain_s
 
 
 class WorkerProcessSettings(WorkerSettings, ProcessSettings):
@@ -315,7 +325,10 @@ class DispatcherProcessSettings(LedgerSettings, EngineSecret, ProcessSettings):
     )
 
 
-class EngineConfigSettings(ProcessSettings):
+# As above, for the two kinds of model_config.
+class EngineConfigSettings(  # pyright: ignore[reportIncompatibleVariableOverride]
+    RequestTimeout, ProcessSettings
+):
     """The configuration of Ray Serve for the engines of all served models, printed as JSON."""
 
     host: str = Field(default="0.0.0.0", description="address that Serve listens on")
@@ -335,7 +348,10 @@ class EngineProcessSettings(_EngineOptions):
     model: str = Field(default="miniature", description="name of the served model")
 
 
-class EngineDeploymentSettings(RayClusterSettings, _EngineOptions):
+# As above, for the two kinds of model_config.
+class EngineDeploymentSettings(  # pyright: ignore[reportIncompatibleVariableOverride]
+    RayClusterSettings, RequestTimeout, _EngineOptions
+):
     """Engines of all served models in a Ray cluster, at http://HOST:PORT/engines/MODEL."""
 
 

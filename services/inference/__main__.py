@@ -85,6 +85,7 @@ def deploy(arguments: Sequence[str]) -> None:
             host=settings.host,
             port=settings.port,
             threads=settings.threads,
+            drain_timeout_s=settings.request_drain_s,
             # In KubeRay another version is another image, and so another cluster. Here the cluster
             # stays, and engines of the old code would stay with it.
             version=__version__,
@@ -110,6 +111,7 @@ def config(arguments: Sequence[str]) -> None:
             host=settings.host,
             port=settings.port,
             threads=settings.threads,
+            drain_timeout_s=settings.request_drain_s,
         )
     print(json.dumps(printed, indent=2))
 

@@ -31,11 +31,6 @@ from services.inference.spec import EngineSpec
 from services.metrics.ray_exporter import RayMetrics
 from services.settings import EngineSecret
 
-_DRAIN_TIMEOUT_S = 330.0
-"""How long a replica that is stopped may finish its requests: longer than the API's default timeout
-of a request. A replica ends as soon as it has finished.
-"""
-
 _EXTRA_REQUESTS = 16
 """Requests beyond the engine's queue that reach a replica, which rejects them at once."""
 
@@ -72,7 +67,8 @@ class EngineReplica:
 def application(spec: EngineSpec) -> serve.Application:
     """Return the Serve application of one served model, with one replica.
 
-    The number of replicas is for the configuration to say (`services.inference.serve_config`).
+    The configuration says how many replicas there are, and how long one that is stopped may finish
+    its requests (`services.inference.serve_config`).
     """
     generation = spec.model.generation
     batch_size = generation.batch_size or MAX_CALIBRATED_BATCH_SIZE
@@ -92,7 +88,6 @@ def application(spec: EngineSpec) -> serve.Application:
         # While no replica is up, requests wait in the proxy, since there is no engine's queue yet.
         max_queued_requests=generation.queue_size,
         autoscaling_config={"min_replicas": 1, "max_replicas": 1},
-        graceful_shutdown_timeout_s=_DRAIN_TIMEOUT_S,
         graceful_shutdown_wait_loop_s=0.5,
         health_check_period_s=5,
         health_check_timeout_s=20,

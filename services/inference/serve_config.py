@@ -31,6 +31,7 @@ def serve_config(
     host: str = "0.0.0.0",
     port: int = 8000,
     threads: int | None = None,
+    drain_timeout_s: int = 330,
     version: str | None = None,
 ) -> dict[str, Any]:
     """Return the configuration, as JSON.
@@ -41,6 +42,7 @@ def serve_config(
         host: The address that Serve's proxies listen on.
         port: The port that Serve's proxies listen on.
         threads: The CPU threads of torch in each engine; None for torch's own default.
+        drain_timeout_s: The time in which an engine that is stopped finishes its requests.
         version: The version of the code, where a cluster outlives an upgrade of it.
     """
     shared = {"store": store, "threads": threads, "version": version}
@@ -49,17 +51,27 @@ def serve_config(
         # On each node with an engine, since KubeRay sends requests to all of them.
         "proxy_location": "EveryNode",
         "http_options": {"host": host, "port": port},
-        "applications": [_application(name, model, given) for name, model in models.items()],
+        "applications": [
+            _application(name, model, given, drain_timeout_s) for name, model in models.items()
+        ],
     }
 
 
-def _application(name: str, model: ServedModel, shared: dict[str, Any]) -> dict[str, Any]:
+def _application(
+    name: str, model: ServedModel, shared: dict[str, Any], drain_timeout_s: int
+) -> dict[str, Any]:
     return {
         "name": name,
         "route_prefix": prefix(name),
         "import_path": "services.inference.ray_serve:build",
         "args": {**shared, "name": name, "model": model.engine_fields()},
-        "deployments": [{"name": DEPLOYMENT, "autoscaling_config": _autoscaling(model)}],
+        "deployments": [
+            {
+                "name": DEPLOYMENT,
+                "graceful_shutdown_timeout_s": drain_timeout_s,
+                "autoscaling_config": _autoscaling(model),
+            }
+        ],
     }
 
 

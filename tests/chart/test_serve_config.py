@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chart.rendering import ROOT, STORE, Chart
+from chart.rendering import ROOT, STORE, Chart, environment
 from chart.test_profiles import Profile, profiles
 
 from services.contracts.models import read_models
@@ -43,11 +43,15 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def _by_the_service(models: dict[str, Any], store: str, folder: Path) -> dict[str, Any]:
+def _by_the_service(
+    models: dict[str, Any], store: str, folder: Path, drain_timeout_s: int = 330
+) -> dict[str, Any]:
     """What the service deploys for the ConfigMap of the chart."""
     file = folder / "models.json"
     file.write_text(json.dumps(models))
-    return json.loads(json.dumps(serve_config(read_models(file), store)))
+    return json.loads(
+        json.dumps(serve_config(read_models(file), store, drain_timeout_s=drain_timeout_s))
+    )
 
 
 def test_the_command_prints_what_the_chart_renders(chart: Chart, tmp_path: Path) -> None:
@@ -72,7 +76,10 @@ def test_every_profile_has_the_config_that_the_service_prints(
     models = json.loads(rendered.get("ConfigMap", "-models")["data"]["models.json"])
     config = rendered.serve_config()
     store = config["applications"][0]["args"]["store"]
-    assert config == _by_the_service(models, store, tmp_path)
+    api = rendered.get("Deployment", "-api")["spec"]["template"]["spec"]["containers"][0]
+    timeout_s = int(environment(api).get("DTI_GENERATION_TIMEOUT_S", 300))
+    # Every profile with a timeout of its own gives the engines 30 s more than that, too.
+    assert config == _by_the_service(models, store, tmp_path, timeout_s + 30)
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())

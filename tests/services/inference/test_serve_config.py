@@ -56,6 +56,7 @@ def test_arguments_are_what_is_given_of_an_engine_and_limits_stand_beside_them()
                 "deployments": [
                     {
                         "name": "engine",
+                        "graceful_shutdown_timeout_s": 330,
                         "autoscaling_config": {
                             "min_replicas": 2,
                             "max_replicas": 2,

@@ -34,6 +34,7 @@ applications:
         {{- toYaml $used | nindent 8 }}
     deployments:
       - name: engine
+        graceful_shutdown_timeout_s: {{ include "dti.drainSeconds" $root }}
         autoscaling_config:
           min_replicas: {{ $min }}
           max_replicas: {{ max $min $max }}
