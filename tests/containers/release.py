@@ -63,6 +63,7 @@ class Release:
         pod = head_pod(name, spec, NAMESPACE, serves=serves)
         host = f"{name}-serve-svc.{NAMESPACE}" if serves else head_service(name, NAMESPACE)
         started = self.node.start(component, pod, host)
+        self.node.hosts[head_service(name, NAMESPACE)] = started.address
         started.wait_for("ray-head", "readinessProbe", TIMEOUT_S)
         return started
 
@@ -130,7 +131,8 @@ class Tenant:
 
     def __init__(self, api: Pod, bundles: Mapping[str, bytes]) -> None:
         key = api.container("api").execute("dti", "keys", "create", "acme").split()[-1]
-        self._client = Client.at(ServerConfig(f"http://{api.address}:8000", key))
+        self._access = ServerConfig(f"http://{api.address}:8000", key)
+        self._client = Client.at(self._access)
         self._bundles = bundles
 
     def submit(self, *, steps: int, key: str) -> str:
@@ -149,6 +151,18 @@ class Tenant:
         """Submit a job of one image for each prompt, without a token, and return its id."""
         order = {"prompts": prompts, "seeds": {"count": 1}, "steps": 4}
         return self._client.submit_images(order, key).job
+
+    def generate(self, *, steps: int) -> bool:
+        """Generate one image, and return whether it has come."""
+        url, key = self._access.server, self._access.key
+        answer = httpx.post(
+            f"{url}/v1/images/generations",
+            json={"prompt": "a red dog", "seed": 1, "steps": steps},
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=TIMEOUT_S,
+        )
+        assert answer.status_code == 200, answer.text
+        return bool(answer.json()["data"])
 
     def job(self, job: str) -> Job:
         return self._client.job(job)

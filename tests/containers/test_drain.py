@@ -1,6 +1,8 @@
-"""Nodes of the training cluster that end: SIGTERM to their containers, as a kubelet sends it."""
+"""Nodes that end: SIGTERM to their containers, as a kubelet sends it."""
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from chart.rendering import Chart
@@ -63,3 +65,41 @@ def test_a_node_that_trains_saves_its_work_and_ends_before_its_grace_period(
     assert item.state == "succeeded", item.reason
     assert item.report
     assert item.report["resumed_at"] > 0, "it began from nothing"
+
+
+ENGINES = {
+    "models": {"miniature": {"generation": {"labels": {"pool": "engines"}}}},
+    "inference": {
+        "workerGroups": {
+            "cpu": {
+                "minReplicas": 1,
+                "labels": {"pool": "engines"},
+                "sharedMemory": "256Mi",
+                "resources": {"requests": {"cpu": 1, "memory": "3Gi"}, "limits": {"memory": "3Gi"}},
+            }
+        },
+    },
+}
+
+
+def test_a_node_that_generates_finishes_its_image_and_ends_before_its_grace_period(
+    node: Node, chart: Chart, values: dict[str, object], bundles: dict[str, bytes]
+) -> None:
+    release = Release(node, chart, values | ENGINES)
+    inference = release.start_head("inference")
+    release.put_serve_config(inference)
+    # Its readiness probe asks the proxy, which comes with the node's first engine.
+    worker = release.start_worker("inference")
+    release.wait_for_engines(inference)
+    api = release.start_api()
+    tenant = Tenant(api, bundles)
+    tenant.generate(steps=2)
+    with ThreadPoolExecutor(1) as threads:
+        image = threads.submit(tenant.generate, steps=150)
+        time.sleep(2)
+        assert not image.done()
+        seconds = worker.terminate()
+        assert image.result(60)
+    tenant.close()
+    assert worker.container("ray-worker").state["ExitCode"] != 137, worker.logs
+    assert seconds < worker.spec["terminationGracePeriodSeconds"]
