@@ -29,6 +29,8 @@ READY = "ready"
 _LOOP = "passes"
 _CONNECT_INTERVAL_S = (0.5, 1.0, 2.0, 5.0)
 
+_MODELS_CHANGED = "models file has changed: this process ends, to be started with the new one"
+
 log = logs.logger(__name__)
 
 
@@ -47,7 +49,7 @@ def main() -> None:
         if settings.health_port:
             serve_pages({"/healthz": liveness.page}, settings.health_port)
     on_termination(stopped.set)
-    if not _connect(settings, stopped, liveness):
+    if not _connect(settings, stopped, liveness, models_file):
         sys.exit(0)
     # Once more, because Ray has installed its own handlers.
     on_termination(stopped.set)
@@ -63,13 +65,20 @@ def main() -> None:
     deliverer = Deliverer(
         ledger, WebhookSettings(allow_http=private, allow_private=private), on_result=_count
     )
-    supervisor = Supervisor(ledger, models, pool, deliver=deliverer.deliver_due, timeouts=settings)
+    supervisor = Supervisor(
+        ledger,
+        models,
+        pool,
+        deliver=deliverer.deliver_due,
+        timeouts=settings,
+        on_progress=lambda: liveness.beat(_LOOP),
+    )
     restarts = threading.Event()
 
     def after_turn() -> None:
         liveness.beat(_LOOP)
         if models_file.has_changed():
-            log.info("models file has changed: this process ends, to be started with the new one")
+            log.info(_MODELS_CHANGED)
             restarts.set()
             stopped.set()
 
@@ -83,24 +92,32 @@ def main() -> None:
 
 
 def _connect(
-    settings: SupervisorProcessSettings, stopped: threading.Event, liveness: Liveness
+    settings: SupervisorProcessSettings,
+    stopped: threading.Event,
+    liveness: Liveness,
+    models_file: ModelsFile,
 ) -> bool:
-    """Connect to Ray as soon as there is a cluster; return whether there was before `stopped`.
+    """Connect to Ray as soon as there is a cluster, and return whether this process is to work.
 
-    In a pod this process starts before Ray, as a sidecar does.
+    It is not if it is stopped before, or if the models file changes. In a pod this process starts
+    before Ray, as a sidecar does.
     """
     from services.training.ray_pool import connect
 
-    said, attempts = "", 0
+    reported, attempts = "", 0
     while not stopped.is_set():
         liveness.beat(_LOOP)
+        if models_file.has_changed():
+            # Workers of the old models would start only to be drained by the next process.
+            log.info(_MODELS_CHANGED)
+            return False
         try:
             connect(settings.ray_address, settings.store, settings.node_ip)
         except SettingsError as error:
             # Each reason is logged once, because the wait may take hours.
-            if str(error) != said:
-                said = str(error)
-                log.warning("waiting for Ray", reason=said)
+            if str(error) != reported:
+                reported = str(error)
+                log.warning("waiting for Ray", reason=reported)
         else:
             log.info("connected to Ray")
             return True

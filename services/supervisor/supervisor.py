@@ -53,10 +53,22 @@ class Supervisor:
         deliver: Callable[[], object] = lambda: None,
         timeouts: SupervisorTimeouts | None = None,
         clock: Callable[[], float] = time.monotonic,
+        on_progress: Callable[[], object] = lambda: None,
     ) -> None:
-        """deliver: sends the webhooks that are due; called once in each pass."""
+        """Start without memory.
+
+        Args:
+            ledger: The jobs.
+            models: The served models.
+            pool: The training workers.
+            deliver: Sends the webhooks that are due; called once in each pass.
+            timeouts: The intervals of passes and sweeps.
+            clock: Monotonic seconds.
+            on_progress: Called after each job of a sweep, so that a long one does not look like a
+                process that hangs.
+        """
         self._ledger, self._models, self._pool = ledger, models, pool
-        self._deliver, self._clock = deliver, clock
+        self._deliver, self._clock, self._on_progress = deliver, clock, on_progress
         self._timeouts = timeouts or SupervisorTimeouts()
         self._fair_share = FairShare(
             clock,
@@ -111,7 +123,7 @@ class Supervisor:
             # Last, because it reads all jobs that there ever were. If it fails, the next sweep is
             # soon enough: it only finds what is damaged or was left behind.
             self._swept_at = self._clock()
-            self._log_damaged(self._recovery.sweep())
+            self._log_damaged(self._recovery.sweep(self._on_progress))
 
     def _log_damaged(self, damaged: Mapping[str, str]) -> None:
         for job, reason in damaged.items():

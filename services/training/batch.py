@@ -114,7 +114,8 @@ class PackedBatch:
         self._clock = clock
         # The trainer chooses the slot: a resumed subject gets its former one if it is free.
         self._index_of = dict[str, int]()
-        with _library_call():
+        # A model that refuses the config would refuse it again: only other errors are retried.
+        with library_call(DTIError):
             self._trainer = Trainer(
                 backbone, config, num_slots=num_slots, on_added=self._note_index
             )
@@ -155,7 +156,7 @@ class PackedBatch:
         return slot
 
     def _place(self, subject: Subject, checkpoint: Checkpoint | None) -> int:
-        with _library_call(DTIError):
+        with library_call(DTIError):
             self._trainer.add(subject, checkpoint)
         return self._index_of.pop(subject.id)
 
@@ -168,7 +169,7 @@ class PackedBatch:
         """
         began = self._clock()
         try:
-            with _library_call():
+            with library_call():
                 finished = self._finished(self._trainer.step())
         except (OutOfMemoryError, DeviceError):
             # Tried alone, every subject would fit, and on a lost device every one would fail:
@@ -188,8 +189,12 @@ class PackedBatch:
         finished = self.flush()
         for slot in list(self.slots.values()):
             try:
-                with _library_call():
+                with library_call():
                     finished += self._finished(self._trainer.step_isolated(slot.index))
+            except DeviceError:
+                # No subject's fault. What has finished is committed first: the next step raises
+                # the error again.
+                break
             except BatchError as error:
                 with slot.attempt.log_context():
                     log.exception("training step failed")
@@ -211,19 +216,22 @@ class PackedBatch:
 
         Raises: BatchError.
         """
-        with _library_call():
+        with library_call():
             return self._finished(self._trainer.flush())
 
     def checkpoint(self, slot: WorkerSlot) -> tuple[int, bytes] | None:
         """Return the steps done and the state to resume from; None before the first step."""
         slot.checkpointed_at = self._clock()
         state = slot.preempted_at if slot in self.preempted else self._checkpoint(slot)
-        return (state.header.step, state.to_bytes()) if state else None
+        if state is None:
+            return None
+        with library_call():
+            return state.header.step, state.to_bytes()
 
     def _checkpoint(self, slot: WorkerSlot) -> Checkpoint | None:
         if not self._training_slot(slot).step:
             return None
-        with _library_call():
+        with library_call():
             return self._trainer.checkpoint(slot.index)
 
     def preempt(self, slot: WorkerSlot) -> None:
@@ -269,7 +277,7 @@ class PackedBatch:
 
 
 @contextmanager
-def _library_call(*expected: type[DTIError]) -> Generator[None]:
+def library_call(*expected: type[DTIError]) -> Generator[None]:
     """Raise every error of the training library as a BatchError, but for the expected ones.
 
     Torch and the drivers below it raise errors of many types, and only the text of some tells

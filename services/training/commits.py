@@ -7,7 +7,6 @@ from math import degrees
 
 from pydantic import JsonValue
 
-from dti_engine import devices
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import DTIError
@@ -20,7 +19,7 @@ from services.ledger.attempts import Attempt
 from services.ledger.ids import token_id
 from services.ledger.outbox import Outbox
 from services.storage.interface import Store
-from services.training.batch import FinishedSlot, WorkerSlot
+from services.training.batch import FinishedSlot, OutOfMemoryError, WorkerSlot, library_call
 from services.training.metrics import WorkerMetrics
 
 _MAX_WARNINGS = 20  # in the report of an item; the token's manifest has all of them
@@ -45,11 +44,11 @@ class ValidationRunner:
         been learned, and may be good all the same.
         """
         try:
-            return [self._flag(slot, artifact) for slot, artifact in self._score(learned, on_step)]
-        except (DTIError, RuntimeError, MemoryError) as error:
-            # Any other error of torch is a bug or a failed device, which is no token's fault.
-            if not isinstance(error, DTIError) and not devices.is_out_of_memory(error):
-                raise
+            with library_call(DTIError):
+                scored = self._score(learned, on_step)
+                return [self._flag(slot, artifact) for slot, artifact in scored]
+        except (DTIError, OutOfMemoryError) as error:
+            # Any other error is a bug or a failed device, which is no token's fault.
             if len(learned) > 1:  # one token with which the model overflows, perhaps: which?
                 return [self.validate([each], on_step)[0] for each in learned]
             slot, artifact = learned[0]

@@ -264,9 +264,8 @@ class SlotScheduler:
     def _try_checkpoints(self) -> None:
         try:
             self._checkpoint()
-        except (BatchError, RuntimeError, MemoryError):
-            # Torch raises the latter two where new tokens are validated. The attempts are given
-            # back all the same, and resume from their earlier checkpoints.
+        except BatchError:
+            # The attempts are given back all the same, and resume from their earlier checkpoints.
             log.exception("checkpoints could not be taken")
 
     def _reduce_slots(self, error: Exception) -> None:

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from dti_engine.backbones.interface import Backbone
-from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError
 from dti_engine.images.bundles.members import BundleLimits
 from dti_engine.training.slot import TrainingSlot
@@ -25,8 +24,8 @@ from services.ledger.worker import WorkerSession
 from services.settings import WorkerTimeouts
 from services.storage.interface import Object, Store
 from services.storage.memory import MemoryStore
-from services.training import loader, slot_scheduler
-from services.training.batch import DeviceError
+from services.training import loader
+from services.training.batch import BatchError, DeviceError
 from services.training.commits import ValidationRunner
 from services.training.metrics import WorkerMetrics
 from services.training.worker import TrainingWorker
@@ -55,13 +54,14 @@ def test_a_token_that_cannot_be_validated_is_kept_all_the_same(
 def test_a_batch_that_the_model_refuses_fails_its_job_alone(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Choosy(slot_scheduler.PackedBatch):
-        def __init__(self, backbone: Backbone, config: TrainConfig, *arguments: Any) -> None:
-            if config.resolution == 24:
-                raise ConfigurationError("the model has no resolution of 24")
-            super().__init__(backbone, config, *arguments)
+    latent_shape = type(workshop.backbone).latent_shape
 
-    monkeypatch.setattr(slot_scheduler, "PackedBatch", Choosy)
+    def choosy(self: Backbone, height: int, width: int) -> object:
+        if height == 24:
+            raise ConfigurationError("the model has no resolution of 24")
+        return latent_shape(self, height, width)
+
+    monkeypatch.setattr(type(workshop.backbone), "latent_shape", choosy)
     refused = workshop.submit(workshop.works(1), resolution=24)
     good = workshop.submit(workshop.works(1))
     with workshop.working():
@@ -159,6 +159,51 @@ def test_a_subject_that_breaks_the_device_for_all_fails_by_itself_in_the_end(
     attempts = list_attempts(workshop.ledger, workshop.tenant, job, items[poison].index)
     causes = [each.cause for each in attempts]
     assert causes == ["released"] * 8 + ["failed"] * 2
+
+
+def test_a_device_lost_while_subjects_are_tried_alone_costs_no_subject_an_attempt(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = RuntimeError("CUDA error: unspecified launch failure")
+
+    def broken(self: Trainer) -> object:
+        raise RuntimeError("something went wrong in a kernel") if not alone else lost
+
+    def broken_alone(self: Trainer, slot: int) -> object:
+        alone.append(slot)
+        raise lost
+
+    alone: list[int] = []
+    monkeypatch.setattr(Trainer, "step", broken)
+    monkeypatch.setattr(Trainer, "step_isolated", broken_alone)
+    job = workshop.submit(workshop.works(2))
+    with pytest.raises(DeviceError):
+        workshop.worker().run()
+    assert len(alone) == 1
+    for index in range(2):
+        attempts = list_attempts(workshop.ledger, workshop.tenant, job, index)
+        assert {each.cause for each in attempts} <= {"released"}
+
+
+@pytest.mark.parametrize(
+    ("cause", "raised"),
+    [
+        (ValueError("the scorer does not know this image"), BatchError),
+        (RuntimeError("CUDA error: unspecified launch failure"), DeviceError),
+    ],
+)
+def test_an_error_of_validation_is_one_that_ends_a_session_in_order(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, cause: Exception, raised: type[Exception]
+) -> None:
+    """A drain goes on after a BatchError, and a worker ends at a DeviceError."""
+
+    def broken(self: ValidationRunner, *arguments: object) -> object:
+        raise cause
+
+    monkeypatch.setattr(ValidationRunner, "_score", broken)
+    with pytest.raises(raised) as caught:
+        ValidationRunner(workshop.backbone, None).validate([])
+    assert type(caught.value) is raised
 
 
 def _run(worker: TrainingWorker) -> None:
