@@ -129,7 +129,7 @@ class Values(Section):
             )
         },
         description="models that the service trains for and generates with, by name. An entry "
-        "`NAME: null` removes a model of an earlier file",
+        "`miniature: null` removes the default; no entry removes a model of an earlier values file",
     )
     ledger: LedgerSettings = LedgerSettings()
     all_pods: AllPods = AllPods()

@@ -41,7 +41,10 @@ class Head(Pod):
     """The head of a Ray cluster. It runs no model unless `cpus` or GPUs are given."""
 
     cpus: int = Field(
-        default=0, ge=0, description="processor cores that Ray may give to actors on the head"
+        default=0,
+        ge=0,
+        description="processor cores that Ray may give to actors on the head. A head with 0 and no "
+        "GPU does not mount the model cache if there are worker groups",
     )
     resources: Resources = Field(
         default=Resources(requests={"cpu": "1", "memory": "4Gi"}, limits={"memory": "4Gi"}),

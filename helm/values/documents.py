@@ -44,7 +44,9 @@ def files() -> dict[str, str]:
 
 def defaults() -> dict[str, Any]:
     """Return the defaults of settings that templates compute with."""
-    api = ApiSettings().model_dump(include={"generation_timeout_s", "max_manifest_bytes"})
+    api = ApiSettings().model_dump(
+        include={"generation_timeout_s", "max_body_bytes", "max_manifest_bytes"}
+    )
     api["upload_bytes"] = Limits().upload_bytes
     model = ServedModel(weights="-", recipe="-").model_dump(
         include={"gpus", "cpus", "min_workers", "max_workers"}

@@ -32,7 +32,10 @@ class ServiceMonitor(Monitor):
 
 
 class Rules(Section):
-    """A PrometheusRule (Prometheus operator); it needs both kinds of monitors."""
+    """A PrometheusRule (Prometheus operator).
+
+    Without the PodMonitors or the ServiceMonitor, the alerts on their series are left out.
+    """
 
     enabled: bool = Field(default=False, description="make the PrometheusRule with alerts")
     labels: FreeMap = Field(

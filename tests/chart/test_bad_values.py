@@ -210,6 +210,18 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["models.generate-x cannot be a model's name", "does not begin with"],
     ),
     "no model": ({"models": {"miniature": None}}, ["models is empty", "name at least one"]),
+    "a label of all objects that the chart sets": (
+        {"commonLabels": {"helm.sh/chart": "mine"}},
+        ["commonLabels has helm.sh/chart", "leave it out"],
+    ),
+    "a label of pods that the chart sets": (
+        {"allPods": {"podLabels": {"app.kubernetes.io/name": "mine"}}},
+        ["allPods.podLabels has app.kubernetes.io/name", "nameOverride"],
+    ),
+    "a label of a group that the chart sets": (
+        pools(podLabels={"app.kubernetes.io/component": "mine"}),
+        ["training.workerGroups.gpu.podLabels has app.kubernetes.io/component", "leave it out"],
+    ),
     "a shared cluster that does not exist": (
         {"inference": {"enabled": False}, "training": {"sharedCluster": True}},
         ["training.sharedCluster is true and inference.enabled is false"],

@@ -96,3 +96,18 @@ def test_the_pod_uses_the_image_of_the_api(chart: Chart) -> None:
     (container,) = pod["spec"]["containers"]
     assert container["image"] == "dti-api:0.1.0"
     assert container["args"] == ["http://t-dti-api.prod:80", "miniature"]
+
+
+@pytest.mark.parametrize("helm", ["helm", "helm3"])
+def test_the_pod_stays_until_its_log_is_read(chart: Chart, helm: str) -> None:
+    # Helm 3 deletes what succeeded before `helm test --logs` reads the log.
+    rendered = chart.render(helm=helm)
+    for each in (rendered.get("Pod", "-test"), rendered.get("ConfigMap", "-test")):
+        assert each["metadata"]["annotations"]["helm.sh/hook-delete-policy"] == (
+            "before-hook-creation"
+        )
+
+
+def test_a_failed_check_of_the_store_prints_its_log(chart: Chart) -> None:
+    annotations = chart.render().get("Job", "-store-check")["metadata"]["annotations"]
+    assert annotations["helm.sh/hook-output-log-policy"] == "hook-failed"

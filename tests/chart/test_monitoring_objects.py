@@ -1,6 +1,7 @@
 """What the chart renders for Prometheus and Grafana, with each switch on and off."""
 
 import json
+import re
 import subprocess
 from typing import Any
 
@@ -9,6 +10,7 @@ import yaml
 from chart.rendering import CHART, TOOLS, Chart
 
 from helm.dashboards.pages import DASHBOARDS
+from services.metrics import TABLE
 
 SWITCHES = ("serviceMonitor", "podMonitor", "rules", "dashboards")
 ON = {"monitoring": {switch: {"enabled": True} for switch in SWITCHES}}
@@ -17,6 +19,12 @@ KINDS = {"ServiceMonitor", "PodMonitor", "PrometheusRule"}
 
 def _with(section: str, **values: Any) -> dict[str, Any]:
     return {"monitoring": {section: {"enabled": True, **values}}}
+
+
+def _monitored(section: str, **values: Any) -> dict[str, Any]:
+    """All monitoring, with values of one section."""
+    changed = {section: {"enabled": True, **values}}
+    return {"monitoring": {switch: {"enabled": True} for switch in SWITCHES} | changed}
 
 
 def _alerts(chart: Chart, values: dict[str, Any]) -> dict[str, Any]:
@@ -119,7 +127,7 @@ def test_monitors_take_labels_an_interval_and_more_relabelling(chart: Chart, kin
 
 def test_every_alert_links_to_its_section_of_the_runbook_that_is_given(chart: Chart) -> None:
     page = "https://docs.example/runbook.html"
-    alerts = _alerts(chart, _with("rules", runbookUrl=page))
+    alerts = _alerts(chart, _monitored("rules", runbookUrl=page))
     links = {name: alert["annotations"]["runbook_url"] for name, alert in alerts.items()}
     assert links == {name: f"{page}#{name.lower()}" for name in alerts}
     assert len(links) > 10
@@ -132,7 +140,7 @@ def test_templates_of_alerts_are_left_to_prometheus(chart: Chart) -> None:
 
 def test_an_alert_can_be_left_out_and_another_take_its_place(chart: Chart) -> None:
     group = {"name": "mine", "rules": [{"alert": "APIErrors", "expr": "vector(1)"}]}
-    values = _with("rules", disabled=["DTIAPIErrors"], additionalGroups=[group])
+    values = _monitored("rules", disabled=["DTIAPIErrors"], additionalGroups=[group])
     alerts = _alerts(chart, values)
     assert "DTIAPIErrors" not in alerts
     assert {"APIErrors", "DTIAPIDown"} <= alerts.keys()
@@ -158,6 +166,35 @@ def test_no_alert_misses_a_part_that_is_turned_off(
 ) -> None:
     assert alert in _alerts(chart, ON)
     assert alert not in _alerts(chart, ON | {component: {"enabled": False}})
+
+
+@pytest.mark.parametrize("monitor", ["serviceMonitor", "podMonitor"])
+def test_alerts_are_left_out_if_no_monitor_brings_their_series(chart: Chart, monitor: str) -> None:
+    values = {"monitoring": {monitor: {"enabled": True}, "rules": {"enabled": True}}}
+    kept, whole = _alerts(chart, values), _alerts(chart, ON)
+    expected = {name for name, rule in whole.items() if monitor in _monitors(rule["expr"])}
+    assert set(kept) == expected
+    assert set(kept) < set(whole)
+
+
+def _monitors(expression: str) -> set[str]:
+    """The monitors of which one alone brings the series of an alert."""
+    for group in yaml.safe_load((CHART / "files/rules.yaml").read_text())["groups"]:
+        for rule in group["rules"]:
+            if "record" in rule:
+                expression = expression.replace(rule["record"], rule["expr"])
+    sources = [
+        {"serviceMonitor" if process == "api" else "podMonitor" for process in metric.processes}
+        for metric in TABLE
+        if re.search(rf"\b{metric.name}(_count|_bucket)?\b", expression)
+    ]
+    sources += [{"podMonitor"}] * ("ray_serve_" in expression)
+    # An alert on targets that are not there always fires if nothing looks for them.
+    sources += [
+        {"serviceMonitor" if component == "api" else "podMonitor"}
+        for component in re.findall(r'unless group by [^u]*up\{component="(\w+)"\}', expression)
+    ]
+    return set.intersection(*sources) if sources else {"serviceMonitor", "podMonitor"}
 
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda each: each.name)

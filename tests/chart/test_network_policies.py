@@ -40,7 +40,7 @@ def allowed(rendered: Rendered, source: str | dict[str, str], target: str, port:
     """Whether pods may connect: both sides must allow it. Other pods are given by labels."""
     labels = source if isinstance(source, dict) else _pod(rendered, source)
     incoming = rendered.get("NetworkPolicy", f"-{target}")["spec"]
-    if not _allows(incoming["ingress"], "from", labels, port):
+    if not _allows(incoming.get("ingress", []), "from", labels, port):
         return False
     if isinstance(source, dict) or rendered.find("NetworkPolicy", f"-{source}") is None:
         return True
@@ -128,3 +128,26 @@ def test_redis_is_reached_when_it_is_used(chart: Chart) -> None:
     for component in ("inference", "training"):
         policy = rendered.get("NetworkPolicy", f"-{component}")
         assert _allows(policy["spec"]["egress"], "to", {}, 6380)
+
+
+@pytest.mark.parametrize("helm", ["helm", "helm3"])
+def test_an_empty_list_of_peers_lets_nobody_in(chart: Chart, helm: str) -> None:
+    clients = [{"podSelector": {"matchLabels": {"app": "ingress"}}}]
+    peers = {"operator": [], "prometheus": [], "apiClients": clients}
+    rendered = chart.render({"networkPolicy": {"enabled": True, "peers": peers}}, helm=helm)
+    for policy in rendered.objects:
+        if policy["kind"] == "NetworkPolicy":
+            assert "Ingress" in policy["spec"]["policyTypes"]
+            for rule in policy["spec"].get("ingress") or []:
+                assert rule["from"]
+    assert rendered.get("NetworkPolicy", "-dispatcher")["spec"].get("ingress") is None
+    for source, target, port in [
+        (PROMETHEUS, "dispatcher", 8001),
+        (PROMETHEUS, "inference", 8080),
+        (OPERATOR, "inference", 8265),
+        (STRANGER, "training", 8265),
+        (STRANGER, "api", 8000),
+    ]:
+        assert not allowed(rendered, source, target, port)
+    assert allowed(rendered, {"app": "ingress"}, "api", 8000)
+    assert allowed(rendered, "api", "inference", 8000)

@@ -173,3 +173,19 @@ def test_no_version_stands_in_the_pods_of_clusters(chart: Chart) -> None:
                 "app.kubernetes.io/instance",
                 "app.kubernetes.io/component",
             }
+
+
+def test_ray_offers_no_gpu_of_a_node_that_the_pod_did_not_ask_for(chart: Chart) -> None:
+    # The image's NVIDIA_VISIBLE_DEVICES may show all GPUs of the node to a pod without any.
+    groups = {
+        "a100": {"resources": GPU},
+        "cpu": {"resources": {"limits": {"cpu": 8, "memory": "8Gi"}}},
+        "mine": {"rayStartParams": {"num-gpus": "3"}},
+    }
+    cluster = chart.render({"training": {"workerGroups": groups}}).clusters()["training"]
+    given = {
+        group["groupName"]: group["rayStartParams"].get("num-gpus")
+        for group in cluster["workerGroupSpecs"]
+    }
+    assert given == {"a100": None, "cpu": "0", "mine": "3"}
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-gpus"] == "0"

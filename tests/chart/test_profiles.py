@@ -158,3 +158,14 @@ def test_shared_memory_is_bounded(chart: Chart, profile: Profile) -> None:
             )
             volumes = {each["name"]: each for each in pod["volumes"]}
             assert volumes[volume]["emptyDir"]["sizeLimit"]
+
+
+def test_all_pods_of_one_gpu_run_where_its_claim_can_be_mounted(chart: Chart) -> None:
+    rendered = chart.render(None, DEPLOY / "one-gpu.yaml")
+    (claim,) = [each for each in rendered.objects if each["kind"] == "PersistentVolumeClaim"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+    places = [
+        (pod["spec"]["nodeSelector"], pod["spec"]["tolerations"])
+        for pod in rendered.pods().values()
+    ]
+    assert all(place == places[0] for place in places)

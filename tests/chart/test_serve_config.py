@@ -131,3 +131,15 @@ def test_ray_knows_every_key_of_the_config(chart: Chart, profile: Profile) -> No
 
             assert set(deployment["autoscaling_config"]) <= set(AutoscalingConfig.model_fields)
     schema.ServeDeploySchema.model_validate(config)
+
+
+@pytest.mark.parametrize("helm", ["helm", "helm3"])
+@pytest.mark.parametrize("name", ["15", "true", "null", "1e3"])
+def test_a_name_that_looks_like_a_number_stays_a_text(
+    chart: Chart, name: str, helm: str, tmp_path: Path
+) -> None:
+    model = {"weights": "miniature", "recipe": "miniature", "gpus": 0, "max_workers": 1}
+    rendered = chart.render({"models": {"miniature": None, name: model}}, helm=helm)
+    config = rendered.serve_config()
+    assert config["applications"][0]["name"] == name
+    assert config == _by_the_service({name: model}, STORE, tmp_path)

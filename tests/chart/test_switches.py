@@ -302,6 +302,48 @@ def test_weights_are_downloaded_once_each_unless_they_are_there_already(chart: C
     assert "HF_HUB_OFFLINE" not in environment(container)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        at("allPods.extraEnv", [{"name": "HTTPS_PROXY", "value": "http://proxy"}]),
+        at("huggingFace.existingSecret", "hub"),
+        at("modelCache.fetch.resources.limits.memory", "8Gi"),
+        at("commonLabels", {"team": "images"}),
+        at("models.a", HUB | {"weights": "other"}),
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_two_templates_of_the_download_have_two_names(chart: Chart, change: Any) -> None:
+    # Kubernetes refuses a change of a Job's template: "field is immutable".
+    values = {"models": {"a": HUB, "b": HUB}}
+    values |= {"modelCache": {"existingClaim": "weights", "fetch": {"enabled": True}}}
+    values = merged(POOLS, values)
+    names = [
+        {name for name in chart.render(each).names() if "-fetch-" in name}
+        for each in (values, merged(values, change), values | {"api": {"replicas": 3}})
+    ]
+    assert names[0] != names[1]
+    assert names[0] == names[2]
+
+
+def test_a_head_that_runs_no_model_does_not_mount_the_cache(chart: Chart) -> None:
+    values = merged(POOLS, at("modelCache.existingClaim", "weights"))
+    pods = chart.render(merged(values, at("training.head.cpus", 1))).pods()
+    mounted = {
+        name
+        for name, pod in pods.items()
+        if any("persistentVolumeClaim" in each for each in pod["spec"].get("volumes", []))
+    }
+    assert mounted == {"inference gpu", "training gpu", "training head"}
+    # Without worker groups, the head runs the engines.
+    (head,) = [
+        pod
+        for name, pod in chart.render(at("modelCache.existingClaim", "weights")).pods().items()
+        if name == "inference head"
+    ]
+    assert any("persistentVolumeClaim" in each for each in head["spec"]["volumes"])
+
+
 def test_variables_of_the_user_take_the_place_of_the_charts(chart: Chart) -> None:
     # An API server refuses a name that stands twice.
     values: dict[str, Any] = {
@@ -355,6 +397,13 @@ def test_the_ingress_lets_a_manifest_through_that_is_larger_than_uploads(chart: 
     for helm in ("helm", "helm3"):
         annotations = chart.render(values, helm=helm).get("Ingress")["metadata"]["annotations"]
         assert annotations["nginx.ingress.kubernetes.io/proxy-body-size"] == "1024m"
+
+
+def test_the_ingress_lets_a_body_through_that_is_larger_than_uploads(chart: Chart) -> None:
+    values = at("api.ingress", {"enabled": True, "host": "dti.example.com"})
+    values = merged(values, at("api.settings.max_body_bytes", 2**30))
+    annotations = chart.render(values).get("Ingress")["metadata"]["annotations"]
+    assert annotations["nginx.ingress.kubernetes.io/proxy-body-size"] == "1024m"
 
 
 def test_annotations_of_the_user_override_those_for_nginx(chart: Chart) -> None:

@@ -97,6 +97,31 @@
 {{- end }}
 {{- end }}
 
+{{/* Checks of labels that the chart sets itself: a key that stands twice makes the YAML invalid. */}}
+{{- define "dti.checkLabels" -}}
+{{- $own := list "name" "instance" "component" }}
+{{- $given := dict "allPods.podLabels" .Values.allPods.podLabels "api.podLabels" .Values.api.podLabels "dispatcher.podLabels" .Values.dispatcher.podLabels }}
+{{- range $component := list "inference" "training" }}
+{{- $cluster := index $.Values $component }}
+{{- $_ := set $given (printf "%s.head.podLabels" $component) $cluster.head.podLabels }}
+{{- range $name, $group := $cluster.workerGroups }}
+{{- $_ := set $given (printf "%s.workerGroups.%s.podLabels" $component $name) $group.podLabels }}
+{{- end }}
+{{- end }}
+{{- range $path, $labels := $given }}
+{{- range $key := $own }}
+{{- if hasKey ($labels | default dict) (printf "app.kubernetes.io/%s" $key) }}
+- {{ $path }} has app.kubernetes.io/{{ $key }}, which the chart sets itself: leave it out, or set nameOverride to change app.kubernetes.io/name.
+{{- end }}
+{{- end }}
+{{- end }}
+{{- range $key := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" "app.kubernetes.io/version" "app.kubernetes.io/managed-by" "helm.sh/chart" }}
+{{- if hasKey ($.Values.commonLabels | default dict) $key }}
+- commonLabels has {{ $key }}, which the chart sets itself: leave it out, or set nameOverride to change app.kubernetes.io/name.
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* Checks of the whole: what is left without models or clusters. */}}
 {{- define "dti.checkWhole" -}}
 {{- if not .Values.models }}

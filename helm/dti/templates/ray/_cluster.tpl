@@ -59,7 +59,7 @@ workerGroupSpecs:
 {{- $fields := include "dti.podFields" (list $root $head) | fromYaml -}}
 {{- $start := dict "num-cpus" ($head.cpus | toString) -}}
 rayStartParams:
-  {{- mergeOverwrite $start $head.rayStartParams | toYaml | nindent 2 }}
+  {{- include "dti.startParameters" (list $head $start) | nindent 2 }}
 template:
   {{- include "dti.rayMetadata" (list $root $component $fields) | nindent 2 }}
   spec:
@@ -99,7 +99,7 @@ template:
             containerPort: 8000
           {{- end }}
     volumes:
-      {{- include "dti.rayVolumes" (list $root $fields $head) | nindent 6 }}
+      {{- include "dti.rayVolumes" (list $root $fields $head (include "dti.headIsCacheless" $cluster)) | nindent 6 }}
       {{- if include "dti.supervised" . }}
       {{- include "dti.modelsVolume" $root | nindent 6 }}
       {{- end }}
@@ -126,7 +126,7 @@ labels:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 rayStartParams:
-  {{- $group.rayStartParams | default dict | toYaml | nindent 2 }}
+  {{- include "dti.startParameters" (list $group dict) | nindent 2 }}
 template:
   {{- include "dti.rayMetadata" (list $root $component $fields) | nindent 2 }}
   spec:
@@ -152,7 +152,23 @@ template:
             containerPort: 8000
           {{- end }}
     volumes:
-      {{- include "dti.rayVolumes" (list $root $fields $group) | nindent 6 }}
+      {{- include "dti.rayVolumes" (list $root $fields $group "") | nindent 6 }}
+{{- end }}
+
+{{/*
+The parameters of `ray start`: (list $pod $defaults). Without GPUs among its limits, a container still
+sees those of its node, and Ray would offer them.
+*/}}
+{{- define "dti.startParameters" -}}
+{{- $pod := index . 0 -}}
+{{- $start := deepCopy (index . 1) -}}
+{{- if not (include "dti.hasGpus" $pod) }}{{ $_ := set $start "num-gpus" "0" }}{{ end -}}
+{{- mergeOverwrite $start ($pod.rayStartParams | default dict) | toYaml -}}
+{{- end }}
+
+{{/* Whether Ray counts GPUs of a pod. */}}
+{{- define "dti.hasGpus" -}}
+{{- if ne ((include "dti.nodeSize" . | fromJson).gpus | float64) 0.0 }}yes{{ end -}}
 {{- end }}
 
 {{- define "dti.minReplicas" -}}

@@ -53,7 +53,7 @@ autoscaler, and the supervisor would not find the session: so the folder is moun
 {{- end }}
 {{- end }}
 
-{{/* The volumes of Ray's pods: (list $ $fields $pod). */}}
+{{/* The volumes of Ray's pods: (list $ $fields $pod $cacheless). */}}
 {{- define "dti.rayVolumes" -}}
 {{- $root := index . 0 -}}
 - name: tmp
@@ -64,10 +64,23 @@ autoscaler, and the supervisor would not find the session: so the folder is moun
   emptyDir:
     medium: Memory
     sizeLimit: {{ (index . 2).sharedMemory | default "2Gi" }}
+{{- if index . 3 }}
+# The claim of one node is left to the node whose actors load weights.
+- name: models
+  emptyDir:
+    sizeLimit: {{ $root.Values.modelCache.sizeLimit }}
+{{- else }}
 {{ include "dti.cacheVolume" $root }}
+{{- end }}
 {{- with (index . 1).extraVolumes }}
 {{ toYaml . }}
 {{- end }}
+{{- end }}
+
+{{/* Whether the workers of a cluster run its models, and the head has no core and no GPU for them. */}}
+{{- define "dti.headIsCacheless" -}}
+{{- $size := include "dti.nodeSize" .head | fromJson -}}
+{{- if and .workerGroups (eq ($size.cpus | float64) 0.0) (eq ($size.gpus | float64) 0.0) }}yes{{ end -}}
 {{- end }}
 
 {{/* The supervisor as a native sidecar of a head: (list $ $fields). */}}

@@ -24,12 +24,12 @@ applications:
 {{- end }}
 {{- $_ := unset $used "generation" }}
 {{- if $engine }}{{ $_ := set $used "generation" $engine }}{{ end }}
-  - name: {{ $name }}
+  - name: {{ $name | quote }}
     route_prefix: /engines/{{ $name }}
     import_path: services.inference.ray_serve:build
     args:
       store: {{ $root.Values.store | quote }}
-      name: {{ $name }}
+      name: {{ $name | quote }}
       model:
         {{- toYaml $used | nindent 8 }}
     deployments:
