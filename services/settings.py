@@ -151,7 +151,7 @@ class ApiSettings(RequestTimeout):
     )
     max_concurrent_uploads: int = Field(default=8, ge=1, description="number of uploads at a time")
     upload_timeout_s: float = Field(
-        default=300, gt=0, description="time that receiving an upload may take"
+        default=300, gt=0, description="time that receiving the body of a request may take"
     )
     presigned_upload_ttl_s: int = Field(
         default=3600, ge=1, description="time for which a presigned form for an upload is valid"
@@ -203,10 +203,15 @@ class ServerSettings(_Part):
     # Proxies keep idle connections for 60 s. If the API closed them first, it could close one at
     # the moment at which the proxy sends a request on it, which the client would get as a 502.
     connection_idle_timeout_s: int = Field(
-        default=75, ge=1, description="time after which a connection without a request is closed"
+        default=75,
+        ge=1,
+        description="time after which a connection that waits for its next request is closed",
     )
     request_head_timeout_s: float = Field(
-        default=20, gt=0, description="time for the request line and the headers of a request"
+        default=20,
+        gt=0,
+        description="time for the request line and the headers of a request; for the first "
+        "request, it starts with the connection",
     )
     trusted_proxies: str = Field(
         default="127.0.0.1",
@@ -217,9 +222,13 @@ class ServerSettings(_Part):
     @field_validator("trusted_proxies")
     @classmethod
     def _are_networks(cls, trusted: str) -> str:
-        for network in filter(None, map(str.strip, trusted.split(","))):
-            if network != "*":
-                ip_network(network)
+        networks = [name.strip() for name in trusted.split(",") if name.strip()]
+        if networks == ["*"]:
+            return "*"
+        if "*" in networks:
+            raise ValueError("* stands for any address: give it alone, or leave it out")
+        for network in networks:
+            ip_network(network)
         return trusted
 
 

@@ -86,18 +86,19 @@ class EdgeMiddleware(ProxyHeadersMiddleware):
         if "transfer-encoding" in headers and "content-length" in headers:
             await _TWO_LENGTHS(scope, receive, send)
             return
-        forwarded = headers.get("x-forwarded-host")
+        # The last one, over all lines, is that of the nearest proxy, the only one that is trusted.
+        forwarded = ",".join(headers.getlist("x-forwarded-host")).rpartition(",")[2].strip()
         if forwarded and client and client[0] in self.trusted_hosts:
-            # The last one is that of the nearest proxy, the only one that is trusted.
-            headers["host"] = forwarded.rpartition(",")[2].strip()
+            headers["host"] = forwarded
         await super().__call__(scope, receive, send)  # pyright: ignore
 
 
 class _DeadlineProtocol(H11Protocol):
-    """h11's protocol, which also closes connections whose request does not begin in time.
+    """h11's protocol, which also closes connections whose client is slow.
 
-    uvicorn times only the pause between two requests. Without this, a client that never ends its
-    headers, or never sends any, would hold its connection, and a file of the process, for ever.
+    uvicorn times only the pause between two requests, and stops at the first byte after it. Without
+    this, a client would hold its connection, and a file of the process, for ever if it never ended
+    its headers, or never ended a body that the service refuses without reading it.
     """
 
     head_timeout_s: float
@@ -109,9 +110,22 @@ class _DeadlineProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if self._sends_refused_body():
+            return  # The timer runs since the response: more of the body does not extend it.
         if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
             self._stop_head_timer()  # The head is complete, or the connection ends.
-        elif not self._head_timer:
+        elif self.conn.trailing_data[0]:
+            self._start_head_timer()
+        else:
+            # A refused body has ended: the connection waits for its next request.
+            self._stop_head_timer()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._sends_refused_body():
             self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -121,8 +135,14 @@ class _DeadlineProtocol(H11Protocol):
     def _should_upgrade(self) -> bool:
         return False  # uvicorn would log two warnings for each request that asks for it.
 
+    def _sends_refused_body(self) -> bool:
+        """Return whether the response is complete, and the body of its request is not."""
+        return self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
+
     def _start_head_timer(self) -> None:
-        self._head_timer = self.loop.call_later(self.head_timeout_s, self.transport.close)
+        """Close the connection after the timeout; a timer that runs already is not extended."""
+        if not self._head_timer:
+            self._head_timer = self.loop.call_later(self.head_timeout_s, self.transport.close)
 
     def _stop_head_timer(self) -> None:
         if self._head_timer:

@@ -6,7 +6,6 @@ A bucket takes uploads itself, by presigned forms; for other stores the file goe
 from datetime import datetime
 from typing import Annotated, Literal
 
-import anyio
 from anyio import to_thread
 from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, Field
@@ -97,7 +96,7 @@ class UploadResource(BaseModel):
     uploaded: datetime = Field(description="The time of the upload.")
 
 
-@router.post("", summary="Plan the upload of up to 1000 files", responses=problems(400))
+@router.post("", summary="Plan the upload of up to 1000 files", responses=problems(400, 408))
 def plan_uploads(
     principal: CurrentPrincipal, state: AppStateDep, body: UploadsRequest
 ) -> UploadsResponse:
@@ -134,7 +133,7 @@ async def put_upload(
 ) -> UploadResource:
     """Store the body, a file of any type; a body with another digest is refused."""
     async with state.upload_slots:
-        body = await _read_body(request, state.settings.upload_timeout_s)
+        body = await _read_body(request)
         if not body:
             raise invalid_request(("body",), "the body is empty: send the bytes of the file")
         try:
@@ -190,17 +189,12 @@ def _resource(state: AppState, principal: Principal, sha256: str) -> UploadResou
     return UploadResource(sha256=sha256, size=head.size, uploaded=head.last_modified)
 
 
-async def _read_body(request: Request, timeout_s: float) -> bytes:
-    """Return the body, whose size `AuthMiddleware` bounds."""
+async def _read_body(request: Request) -> bytes:
+    """Return the body, whose size and time `AuthMiddleware` bounds."""
     body = bytearray()
     try:
-        with anyio.fail_after(timeout_s):
-            async for chunk in request.stream():
-                body += chunk
-    except TimeoutError as error:
-        raise HTTPException(
-            408, f"the upload took longer than {timeout_s:g} s: retry it"
-        ) from error
+        async for chunk in request.stream():
+            body += chunk
     except ClientDisconnect as error:
         raise HTTPException(
             400, "the connection was closed before the body was complete"

@@ -87,7 +87,7 @@ def _image_request(body: RawBody) -> ImageGenerationRequest:
     "/generations",
     summary="Generate 1 to 10 images",
     response_model=ImagesResponse,
-    responses=problems(400, 404, 410, 504, model=OpenAIProblem) | {200: _STREAM_RESPONSE},
+    responses=problems(400, 404, 408, 410, 504, model=OpenAIProblem) | {200: _STREAM_RESPONSE},
     openapi_extra=body_of(ImageGenerationRequest),
 )
 async def create_images(

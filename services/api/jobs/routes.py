@@ -265,7 +265,7 @@ def read_job(
 def submission_responses(dry_run: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     """Return the responses of a route that creates jobs; `dry_run` is that of a dry run."""
     text = {"schema": {"type": "string"}}
-    return problems(400, 410) | {
+    return problems(400, 408, 410) | {
         200: {"model": dry_run, "description": "The result of a dry run: no job was created."},
         202: {
             "headers": {

@@ -1,8 +1,9 @@
-"""Authentication middleware: API key, rate limit and body size, before any of the body is read.
+"""Authentication middleware: API key, rate limit, and limits of the body.
 
 It guards every path under /v1, so that no route can be added without authentication.
 """
 
+import anyio
 from anyio import to_thread
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -92,18 +93,37 @@ class AuthMiddleware:
             refused = problem_response(request.state.request_id, 413, _too_large(max_bytes))
             await refused(request.scope, receive, send)
             return
-        received = 0
+        body = _BoundedBody(receive, max_bytes, self._settings.upload_timeout_s)
+        await self._app(request.scope, body.receive, send)
 
+
+class _BoundedBody:
+    """Receives the body of a request, up to a number of bytes and within a time."""
+
+    def __init__(self, receive: Receive, max_bytes: int, timeout_s: float) -> None:
+        """timeout_s: counted from the first call, since a request may wait before it is read."""
+        self._receive, self._max_bytes, self._timeout_s = receive, max_bytes, timeout_s
+        self._received = 0
+        self._deadline: float | None = None
+        self._is_complete = False
+
+    async def receive(self) -> Message:
+        """Return the next message. Raise HTTPException if the body is too large or too late."""
+        if self._is_complete:  # What follows is the news that the client has gone.
+            return await self._receive()
+        if self._deadline is None:
+            self._deadline = anyio.current_time() + self._timeout_s
+        try:
+            with anyio.fail_after(self._deadline - anyio.current_time()):
+                message = await self._receive()
+        except TimeoutError as error:
+            raise HTTPException(408, _too_late(self._timeout_s)) from error
         # A chunked body announces no length, so the bytes are counted as they arrive.
-        async def receive_bounded() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > max_bytes:
-                raise HTTPException(413, _too_large(max_bytes))
-            return message
-
-        await self._app(request.scope, receive_bounded, send)
+        self._received += len(message.get("body", b""))
+        if self._received > self._max_bytes:
+            raise HTTPException(413, _too_large(self._max_bytes))
+        self._is_complete = not message.get("more_body", False)
+        return message
 
 
 def _is_guarded(scope: Scope) -> bool:
@@ -112,3 +132,7 @@ def _is_guarded(scope: Scope) -> bool:
 
 def _too_large(max_bytes: int) -> str:
     return f"the body has more than {max_bytes} bytes: send less, or several requests"
+
+
+def _too_late(timeout_s: float) -> str:
+    return f"the body took longer than {timeout_s:g} s to arrive: send it again"

@@ -4,7 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import httpx2 as httpx
@@ -24,8 +24,9 @@ IMAGE = '{"prompt": "a dog"}'
 
 
 @contextmanager
-def serving(store: MemoryStore, **settings: Any) -> Iterator[Server]:
-    app = create_app(Ledger.open(store), MINIATURE, settings=ApiSettings(store_timeout_s=1))
+def serving(store: MemoryStore, upload_timeout_s: float = 300, **settings: Any) -> Iterator[Server]:
+    limits = ApiSettings(store_timeout_s=1, upload_timeout_s=upload_timeout_s)
+    app = create_app(Ledger.open(store), MINIATURE, settings=limits)
     server = Server(app, ServerSettings(port=0, **settings), grace_s=2)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -137,10 +138,60 @@ def test_a_client_that_dribbles_its_headers_is_closed_in_time() -> None:
 
 
 def test_a_body_may_take_longer_than_the_headers() -> None:
-    head = "PUT /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\n"
-    with serving(MemoryStore(), request_head_timeout_s=0.2) as server:
-        packets = [head, *"slowbody"]
-        assert "HTTP/1.1 405" in exchange(server, *packets)
+    store = MemoryStore()
+    key = create_key(store, "acme").credential
+    head = (
+        f"POST /v1/images/generations HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {key}\r\n"
+        f"Content-Length: {len(IMAGE)}\r\n\r\n"
+    )
+    with serving(store, request_head_timeout_s=0.2) as server:
+        assert "HTTP/1.1 503" in exchange(server, head, *IMAGE)
+
+
+REFUSED = "POST /v1/training-jobs HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n"
+"""A request without a key, which is answered before its body is read."""
+
+
+@pytest.mark.parametrize("packets", [[], ["x"], list("x" * 30)])
+def test_a_refused_request_whose_body_does_not_end_is_closed(packets: list[str]) -> None:
+    with (
+        serving(MemoryStore(), request_head_timeout_s=0.5) as server,
+        socket.create_connection(address(server), timeout=10) as connection,
+    ):
+        began = time.monotonic()
+        connection.sendall(REFUSED.encode())
+        assert connection.recv(65536).startswith(b"HTTP/1.1 401 ")
+        with suppress(ConnectionError):
+            for packet in packets:
+                connection.sendall(packet.encode())
+                time.sleep(0.05)
+            assert connection.recv(1) == b""
+        assert time.monotonic() - began < 5
+
+
+def test_a_connection_stays_open_after_the_whole_body_of_a_refused_request() -> None:
+    with serving(MemoryStore(), request_head_timeout_s=0.3, connection_idle_timeout_s=2) as server:
+        began = time.monotonic()
+        answers = exchange(server, REFUSED, "x" * 50, "x" * 50, *[""] * 6, SMUGGLED, seconds=10)
+        assert answers.count("HTTP/1.1 401 ") == answers.count("HTTP/1.1 200 ") == 1
+        assert 2 <= time.monotonic() - began < 8
+
+
+@pytest.mark.parametrize(
+    "target", ["POST /v1/images/generations", "POST /v1/uploads", f"PUT /v1/uploads/{'0' * 64}"]
+)
+def test_a_body_that_does_not_arrive_in_time_is_a_problem(target: str) -> None:
+    store = MemoryStore()
+    key = create_key(store, "acme").credential
+    head = (
+        f"{target} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {key}\r\n"
+        "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+    )
+    with serving(store, upload_timeout_s=0.3, request_head_timeout_s=0.5) as server:
+        answer = exchange(server, head, *"{     ", seconds=10)
+    assert answer.startswith("HTTP/1.1 408 "), answer
+    assert "the body took longer than 0.3 s" in answer
+    assert "urn:dti:problem:timeout" in answer
 
 
 class SilentStore(MemoryStore):
@@ -185,7 +236,9 @@ def test_probes_and_metrics_are_answered_while_the_store_is_silent() -> None:
         assert httpx.get(f"{url}/readyz").status_code == 200
 
 
-FORWARDED = "X-Forwarded-Proto: https\r\nX-Forwarded-Host: x, images.example\r\n"
+FORWARDED = (
+    "X-Forwarded-Proto: https\r\nX-Forwarded-Host: x, y\r\nX-Forwarded-Host: z , images.example\r\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -194,6 +247,7 @@ FORWARDED = "X-Forwarded-Proto: https\r\nX-Forwarded-Host: x, images.example\r\n
         ("127.0.0.1", "https://images.example/"),
         ("10.0.0.0/8, 127.0.0.0/8", "https://images.example/"),
         ("*", "https://images.example/"),
+        (" * ", "https://images.example/"),
         ("10.0.0.0/8", "http://inner/"),
         ("", "http://inner/"),
     ],
@@ -208,6 +262,11 @@ def test_headers_of_a_proxy_are_believed_if_it_is_trusted(trusted: str, link: st
 def test_a_proxy_that_is_no_network_is_refused() -> None:
     with pytest.raises(ValidationError, match="nginx"):
         ServerSettings(trusted_proxies="nginx")
+
+
+def test_any_proxy_is_not_one_of_several() -> None:
+    with pytest.raises(ValidationError, match="give it alone"):
+        ServerSettings(trusted_proxies="10.0.0.0/8, *")
 
 
 def test_requests_have_longer_to_finish_than_images_take(monkeypatch: pytest.MonkeyPatch) -> None:
