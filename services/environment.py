@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Self
 
 from pydantic import ValidationError
@@ -23,9 +24,13 @@ PREFIX = "DTI_"
 _OTHER_VARIABLES = re.compile(
     # Variables of the client, the logs, the S3 store, and the tests.
     r"DTI_(API_KEY|SERVER|SECRETS_DIR|LOG_TO_CONTAINER|S3_\w+|TEST_\w+)"
-    # Kubernetes sets these in every pod beside a Service called dti or dti-...: not ours to refuse.
-    r"|DTI_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)"
 )
+
+_SERVICE_LINK = re.compile(
+    r"(?P<service>DTI_(\w+?_)?)"
+    r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|(?P<port>PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?))"
+)
+_SERVICE_URLS = ("tcp://", "udp://", "sctp://")
 
 _SECRETS_DIR = "DTI_SECRETS_DIR"
 
@@ -69,6 +74,11 @@ class EnvironmentSettings(BaseSettings):
             name for process in _subclasses(EnvironmentSettings) for name in process.model_fields
         )
         reject_unknown_variables(PREFIX, known)
+        folder = os.environ.get(_SECRETS_DIR)
+        if folder and Path(folder).exists() and not Path(folder).is_dir():
+            raise SettingsError(
+                f"{_SECRETS_DIR} is {folder!r}, a file: give its folder, or unset it"
+            )
         try:
             return CliApp.run(cls, cli_args=[*arguments])
         except ValidationError as error:
@@ -88,12 +98,24 @@ def reject_unknown_variables(prefix: str, fields: Iterable[str]) -> None:
     """
     known = {prefix + name.upper() for name in fields}
     for name in sorted(os.environ):
-        if not name.startswith(prefix) or name in known:
+        if not name.startswith(prefix) or name in known or _is_service_link(name):
             continue
         if prefix == PREFIX and _OTHER_VARIABLES.fullmatch(name):
             continue
         nearest = get_close_matches(name, known, n=1, cutoff=0)
         raise SettingsError(f"no setting is called {name}: did you mean {nearest[0]}? Unset it")
+
+
+def _is_service_link(name: str) -> bool:
+    """Return whether Kubernetes sets a variable, in every pod beside a Service called `dti-...`.
+
+    A name with PORT alone may also be a misspelled setting, so its value has to tell.
+    """
+    link = _SERVICE_LINK.fullmatch(name)
+    if not link or not link["port"]:
+        return link is not None
+    is_beside_host = f"{link['service']}SERVICE_HOST" in os.environ
+    return is_beside_host or os.environ[name].startswith(_SERVICE_URLS)
 
 
 def explain(error: ValidationError, prefix: str) -> str:

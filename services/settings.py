@@ -131,7 +131,7 @@ class RequestTimeout(_Part):
         default=300,
         gt=0,
         le=3600,
-        description="time for the images of a request that sets no timeout",
+        description="time that the images of a request may take; a request may set less",
     )
 
     @property

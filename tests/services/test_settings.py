@@ -65,12 +65,41 @@ def test_variables_of_others_are_not_refused(monkeypatch: pytest.MonkeyPatch) ->
     for name in (
         *("DTI_MAX_BODY_BYTES", "DTI_RAY_ADDRESS"),  # of other processes
         *("DTI_SERVER", "DTI_API_KEY", "DTI_S3_ENDPOINT"),
-        # Kubernetes sets these beside a Service that is called dti-api.
-        *("DTI_API_SERVICE_HOST", "DTI_API_SERVICE_PORT_HTTP", "DTI_API_PORT"),
-        *("DTI_API_PORT_80_TCP", "DTI_API_PORT_80_TCP_ADDR"),
     ):
         monkeypatch.setenv(name, "http://10.0.0.1")
     assert WorkerProcessSettings.read().lease_s == 60
+
+
+def test_variables_that_kubernetes_sets_beside_a_service_are_not_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {
+        "DTI_API_SERVICE_HOST": "10.0.0.1",
+        "DTI_API_SERVICE_PORT": "80",
+        "DTI_API_SERVICE_PORT_HTTP": "80",
+        "DTI_API_PORT": "tcp://10.0.0.1:80",
+        "DTI_API_PORT_80_TCP": "tcp://10.0.0.1:80",
+        "DTI_API_PORT_80_TCP_PROTO": "tcp",
+        "DTI_API_PORT_80_TCP_PORT": "80",
+        "DTI_API_PORT_80_TCP_ADDR": "10.0.0.1",
+        "DTI_DNS_PORT": "udp://10.0.0.2:53",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert WorkerProcessSettings.read().lease_s == 60
+
+
+@pytest.mark.parametrize("name", ["DTI_METRIC_PORT", "DTI_API_PORT", "DTI_API_PORT_80_TCP_PORT"])
+def test_a_misspelled_port_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "8002")
+    with pytest.raises(SettingsError, match=f"no setting is called {name}"):
+        WorkerProcessSettings.read()
+
+
+def test_a_file_is_no_folder_of_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "secret").write_text("hush")
+    monkeypatch.setenv("DTI_SECRETS_DIR", str(tmp_path / "secret"))
+    with pytest.raises(SettingsError, match=r"DTI_SECRETS_DIR is '.*secret', a file: give"):
+        WorkerProcessSettings.read()
 
 
 @pytest.mark.parametrize(

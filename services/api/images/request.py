@@ -33,14 +33,23 @@ def build_engine_call(
     request: ImageGenerationRequest,
     tenant: str,
     served_models: ServedModels,
-    default_timeout_s: float,
+    max_timeout_s: float,
 ) -> EngineCall:
     """Build the engine call of a request.
+
+    max_timeout_s: also the timeout of a request that names none.
 
     Raises:
         UnknownModelError: The model is not offered.
         RequestValidationError: The request is not valid.
     """
+    # A process that is told to end waits for its requests no longer than this.
+    if request.timeout_s and request.timeout_s > max_timeout_s:
+        raise invalid_request(
+            ("body", "timeout_s"),
+            f"is {request.timeout_s:g}, and the service allows at most {max_timeout_s:g} (its "
+            "setting generation_timeout_s): give less, or leave it out",
+        )
     model, warnings = _model(request.model, served_models)
     fields = _image_fields(request)
     # Drawn here, so that the response can name it: the same request with this seed gives the same
@@ -53,7 +62,7 @@ def build_engine_call(
                 ImageSpec(**fields, seed=(first_seed + number) % 2**32)
                 for number in range(request.n or 1)
             ),
-            timeout_s=request.timeout_s or default_timeout_s,
+            timeout_s=request.timeout_s or max_timeout_s,
             progress=bool(request.stream),
             previews=_preview_interval(request),
         )

@@ -207,7 +207,11 @@ class ImageGenerationRequest(SamplingRequest):
     tokens: Tokens = Field(default={})
     blends: Blends = Field(default={})
     timeout_s: float | None = Field(
-        default=None, gt=0, le=3600, description="The time in seconds that the images may take."
+        default=None,
+        gt=0,
+        le=3600,
+        description="The time in seconds that the images may take: by default, and at most, what "
+        "the service allows, which is 300 unless its operator changes it.",
     )
 
     @model_validator(mode="after")

@@ -143,6 +143,7 @@ def test_unicode_line_separators_do_not_split_events(image_site: Any) -> None:
         ({"seed": -1}, "seed"),
         ({"steps": 151}, "steps"),
         ({"timeout_s": 0}, "timeout_s"),
+        ({"timeout_s": 300.5}, "timeout_s"),
         ({"partial_images": 4}, "partial_images"),
         ({"unheard_of": 1}, "unheard_of"),
         ({"tokens": {"rex": "rex"}}, "tokens.rex.[key]"),
@@ -363,3 +364,11 @@ def test_the_rate_limit_holds_for_images(image_site: Any) -> None:
     assert image_site.generate().status_code == 200
     problem = _told(image_site.generate(), 429)
     assert re.search("requests per second", problem["detail"])
+
+
+def test_a_timeout_above_the_limit_of_the_service_is_refused(new_image_site: Any) -> None:
+    site = new_image_site(generation_timeout_s=20)
+    assert site.generate(timeout_s=20).status_code == 200
+    answer = site.generate(timeout_s=21)
+    assert answer.status_code == 422
+    assert "at most 20 (its setting generation_timeout_s)" in answer.text

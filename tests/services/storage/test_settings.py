@@ -110,6 +110,19 @@ def test_the_error_of_an_invalid_variable_says_why(
     assert "secret" not in str(caught.value)
 
 
+def test_variables_of_a_service_that_is_called_dti_s3_are_not_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DTI_S3_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("DTI_S3_SERVICE_PORT", "9000")
+    monkeypatch.setenv("DTI_S3_PORT", "tcp://10.0.0.1:9000")
+    assert store_settings("s3://bucket") == S3Settings(bucket="bucket", prefix="")
+    monkeypatch.delenv("DTI_S3_SERVICE_HOST")
+    monkeypatch.setenv("DTI_S3_PORT", "9000")
+    with pytest.raises(SettingsError, match="no setting is called DTI_S3_PORT"):
+        store_settings("s3://bucket")
+
+
 def test_all_invalid_settings_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DTI_S3_MAX_ATTEMPTS", "x")
     monkeypatch.setenv("DTI_S3_DEADLINE_S", "-1")
