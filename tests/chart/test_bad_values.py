@@ -91,6 +91,10 @@ def test_a_wrong_value_is_refused_by_the_schema(
     assert allowed in message
 
 
+TWO = {"miniature": None, "a": SDXL}
+SHARED = {"inference": {"workerGroups": group()}, "training": {"sharedCluster": True}}
+SHARED_MODEL = SDXL | {"max_workers": 1, "generation": {"min_engines": 2, "max_engines": 2}}
+
 REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "no store": ({"store": ""}, ["store is empty", "s3://BUCKET/PREFIX"]),
     "a store in memory": ({"store": "memory:"}, ["memory:", "s3://BUCKET/PREFIX"]),
@@ -125,6 +129,39 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "more engines at least than the groups hold": (
         pools({"generation": {"max_engines": 1, "min_engines": 3}}),
         ["models.sdxl.generation.min_engines is 3", "at most 2"],
+    ),
+    "an engine on a head that is out of the Service": (
+        {"inference": {"serveFromHead": False}},
+        ["one engine needs (gpus: 0, cpus: 0)", "serveFromHead is false", "inference.workerGroups"],
+    ),
+    "engines that always run and do not fit at once": (
+        pools() | {"models": TWO | {"b": SDXL | {"generation": {"min_engines": 2}}}},
+        [
+            "what always runs (min_engines, min_workers) does not fit at once",
+            "1 engine of a (gpus: 1, cpus: 1), 2 engines of b (gpus: 1, cpus: 1) need 3 GPUs",
+            "`inference` that can run them (gpu) have 2",
+            "inference.workerGroups, or lower min_engines",
+        ],
+    ),
+    "workers that always run and do not fit at once": (
+        pools() | {"models": {name: SDXL | {"cpus": 6, "min_workers": 2} for name in "ab"}},
+        ["2 workers of a", "2 workers of b", "need 24 cores", "`training`", "have 16"],
+    ),
+    "engines and workers that do not fit at once in a shared cluster": (
+        SHARED | {"models": {"a": SHARED_MODEL | {"min_workers": 1}, "miniature": None}},
+        ["2 engines of a", "1 worker of a", "need 3 GPUs", "have 2"],
+    ),
+    "engines that leave no room for a worker in a shared cluster": (
+        SHARED | {"models": {"a": SHARED_MODEL, "miniature": None}},
+        ["models.a: the engines that always run leave no room for a worker", "lower min_engines"],
+    ),
+    "groups of training in a shared cluster": (
+        pools() | {"training": {"sharedCluster": True, "workerGroups": group()}},
+        ["training.workerGroups (gpu) would make no pods", "put them under inference.workerGroups"],
+    ),
+    "a queue of training in a shared cluster": (
+        {"training": {"sharedCluster": True, "kueue": {"enabled": True, "queueName": "q"}}},
+        ["training.kueue would queue nothing", "put it under inference.kueue"],
     ),
     "no engine, and the head out of the Service": (
         pools({"generation": {"min_engines": 0, "max_engines": 2}})
@@ -282,6 +319,23 @@ FITTING: dict[str, dict[str, Any]] = {
     "engines on other nodes than workers": pools(
         {"labels": {"a": "x"}, "generation": {"max_engines": 2, "labels": {}}}, labels={"a": "x"}
     ),
+    "two models whose engines always run": pools()
+    | {"models": TWO | {"b": SDXL | {"min_workers": 2}}},
+    "models that always run on nodes of their own": {
+        "models": {
+            "a": SDXL | {"labels": {"a": "x"}, "generation": {"min_engines": 2, "max_engines": 2}},
+            "miniature": None,
+            "b": SDXL | {"labels": {"a": "y"}, "generation": {"min_engines": 2, "max_engines": 2}},
+        },
+        "inference": {
+            "workerGroups": {
+                name: {"maxReplicas": 2, "resources": GPU, "labels": {"a": name}} for name in "xy"
+            }
+        },
+        "training": {"enabled": False},
+    },
+    "an engine and a worker in a shared cluster": SHARED
+    | {"models": {"a": SDXL | {"max_workers": 1}, "miniature": None}},
     "cores in thousandths": pools(
         {"cpus": 4}, resources={"limits": {"cpu": "3500m", "memory": "8Gi", "nvidia.com/gpu": 1}}
     ),

@@ -140,7 +140,7 @@ SWITCHES: dict[str, tuple[Any, dict[str, Any]]] = {
     "inference.kueue.elastic": (_is_elastic("inference"), at("inference.kueue", KUEUE)),
     "training.enabled": (has("RayCluster", "-training"), {}),
     "training.autoscaling.enabled": (_scales("training"), {}),
-    "training.sharedCluster": (_supervises_inference, {}),
+    "training.sharedCluster": (_supervises_inference, at("training.workerGroups", None)),
     "training.kueue.enabled": (_has_kueue("training"), {"training": QUEUED}),
     "training.kueue.elastic": (_is_elastic("training"), at("training.kueue", KUEUE)),
     "training.workerGroups.gpu.spot": (_has_spot, {}),
@@ -289,59 +289,6 @@ def test_a_value_reaches_the_objects(chart: Chart, path: str) -> None:
     rendered = json.dumps(chart.render(merged(POOLS, at(path, value))).objects, sort_keys=True)
     assert expected in rendered
     assert expected not in without
-
-
-def test_weights_are_downloaded_once_each_unless_they_are_there_already(chart: Chart) -> None:
-    models = {"a": HUB, "b": HUB, "c": HUB | {"weights": "/models/mine"}}
-    values = {"models": models, "huggingFace": {"offline": True}}
-    values |= {"modelCache": {"existingClaim": "weights", "fetch": {"enabled": True}}}
-    pods = chart.render(merged(POOLS, values)).pods()
-    (name,) = (name for name in pods if "-fetch-" in name)
-    (container,) = pods[name]["spec"]["containers"]
-    assert container["command"] + container["args"] == ["dti", "models", "fetch", "sdxl"]
-    assert "HF_HUB_OFFLINE" not in environment(container)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        at("allPods.extraEnv", [{"name": "HTTPS_PROXY", "value": "http://proxy"}]),
-        at("huggingFace.existingSecret", "hub"),
-        at("modelCache.fetch.resources.limits.memory", "8Gi"),
-        at("commonLabels", {"team": "images"}),
-        at("models.a", HUB | {"weights": "other"}),
-    ],
-    ids=lambda change: next(iter(change)),
-)
-def test_two_templates_of_the_download_have_two_names(chart: Chart, change: Any) -> None:
-    # Kubernetes refuses a change of a Job's template: "field is immutable".
-    values = {"models": {"a": HUB, "b": HUB}}
-    values |= {"modelCache": {"existingClaim": "weights", "fetch": {"enabled": True}}}
-    values = merged(POOLS, values)
-    names = [
-        {name for name in chart.render(each).names() if "-fetch-" in name}
-        for each in (values, merged(values, change), values | {"api": {"replicas": 3}})
-    ]
-    assert names[0] != names[1]
-    assert names[0] == names[2]
-
-
-def test_a_head_that_runs_no_model_does_not_mount_the_cache(chart: Chart) -> None:
-    values = merged(POOLS, at("modelCache.existingClaim", "weights"))
-    pods = chart.render(merged(values, at("training.head.cpus", 1))).pods()
-    mounted = {
-        name
-        for name, pod in pods.items()
-        if any("persistentVolumeClaim" in each for each in pod["spec"].get("volumes", []))
-    }
-    assert mounted == {"inference gpu", "training gpu", "training head"}
-    # Without worker groups, the head runs the engines.
-    (head,) = [
-        pod
-        for name, pod in chart.render(at("modelCache.existingClaim", "weights")).pods().items()
-        if name == "inference head"
-    ]
-    assert any("persistentVolumeClaim" in each for each in head["spec"]["volumes"])
 
 
 def test_variables_of_the_user_take_the_place_of_the_charts(chart: Chart) -> None:

@@ -58,80 +58,116 @@
 {{- end }}
 
 {{/*
-How many actors a cluster can hold at most: (list $ "training" $gpus $cpus $labels). The head counts
-as a node without labels.
+The nodes of a cluster that can run an actor, and how many of it each group holds at most: JSON by name
+of group or `head`: (list $ "training" $needs). The head counts as a node without labels. It runs no
+engine if it is out of the Serve service, because nobody could reach it.
 */}}
-{{- define "dti.capacity" -}}
-{{- $root := index . 0 -}}
-{{- $cluster := index $root.Values (index . 1) -}}
-{{- $selector := index . 4 | default dict -}}
-{{- $total := 0 -}}
-{{- if not $selector -}}
-{{- $total = include "dti.fitsOnNode" (list (include "dti.nodeSize" $cluster.head | fromJson) (index . 2) (index . 3)) | int -}}
+{{- define "dti.nodesFor" -}}
+{{- $cluster := index (index . 0).Values (index . 1) -}}
+{{- $needs := index . 2 -}}
+{{- $nodes := dict -}}
+{{- $headless := and (eq $needs.actor "engine") (not $cluster.serveFromHead) -}}
+{{- if not (or $needs.labels $headless) -}}
+{{- $_ := set $nodes "head" (include "dti.fitsOnNode" (list (include "dti.nodeSize" $cluster.head | fromJson) $needs.gpus $needs.cpus) | int) -}}
 {{- end -}}
 {{- range $name, $group := $cluster.workerGroups -}}
-{{- if include "dti.selects" (list $selector (include "dti.groupLabels" $group | fromYaml)) -}}
-{{- $fits := include "dti.fitsOnNode" (list (include "dti.nodeSize" $group | fromJson) (index $ 2) (index $ 3)) | int -}}
-{{- $total = add $total (mul $fits (include "dti.maxReplicas" $group | int)) -}}
+{{- if include "dti.selects" (list ($needs.labels | default dict) (include "dti.groupLabels" $group | fromYaml)) -}}
+{{- $fits := include "dti.fitsOnNode" (list (include "dti.nodeSize" $group | fromJson) $needs.gpus $needs.cpus) | int -}}
+{{- $_ := set $nodes $name (mul $fits (include "dti.maxReplicas" $group | int)) -}}
 {{- end -}}
 {{- end -}}
-{{- min $total 1000000 -}}
+{{- range $name, $fits := $nodes }}{{ if not $fits }}{{ $_ := unset $nodes $name }}{{ end }}{{ end -}}
+{{- toJson $nodes -}}
 {{- end }}
 
-{{/* The nodes of a cluster in words: (list $ "training"). */}}
+{{/* The nodes of a cluster in words: (list $ "training" $needs). */}}
 {{- define "dti.nodesInWords" -}}
 {{- $cluster := index (index . 0).Values (index . 1) -}}
+{{- $nodes := list -}}
+{{- if or (ne (index . 2).actor "engine") $cluster.serveFromHead -}}
 {{- $size := include "dti.nodeSize" $cluster.head | fromJson -}}
-{{- $nodes := list (printf "the head (cpus: %v, gpus: %v)" $size.cpus $size.gpus) -}}
+{{- $nodes = append $nodes (printf "the head (cpus: %v, gpus: %v)" $size.cpus $size.gpus) -}}
+{{- end -}}
 {{- range $name, $group := $cluster.workerGroups -}}
 {{- $size := include "dti.nodeSize" $group | fromJson -}}
 {{- $labels := include "dti.groupLabels" $group | fromYaml -}}
 {{- $nodes = append $nodes (printf "%s (cpus: %v, gpus: %v, labels: %s, maxReplicas: %s)" $name $size.cpus $size.gpus (toJson $labels) (include "dti.maxReplicas" $group)) -}}
 {{- end -}}
-{{- join ", " $nodes -}}
+{{- $nodes | join ", " | default "none, as inference.serveFromHead is false and there is no group" -}}
 {{- end }}
 
 {{/*
-Whether a cluster can hold the actors of a model, and if not, why:
-(dict "root" $ "cluster" "training" "model" $name "key" "models.x.max_workers" "count" 8 "gpus" 1
-"cpus" 1 "labels" $labels "actor" "worker").
+What an actor of a model needs, and how many of it are allowed: (list $ $name $model "worker"). JSON
+with gpus, cpus, labels, and with min and max as key, count and whether it is given.
 */}}
-{{- define "dti.checkCapacity" -}}
-{{- $capacity := include "dti.capacity" (list .root .cluster .gpus .cpus .labels) | int -}}
-{{- $needs := printf "gpus: %v, cpus: %v" .gpus .cpus -}}
-{{- if .labels }}{{ $needs = printf "%s, labels: %s" $needs (toJson .labels) }}{{ end -}}
-{{- if and (not $capacity) .count -}}
-- models.{{ .model }}: one {{ .actor }} needs ({{ $needs }}), which no node of `{{ .cluster }}` has: there are {{ include "dti.nodesInWords" (list .root .cluster) }}. Add a group to {{ .cluster }}.workerGroups, or change the model's gpus, cpus or labels.
-{{- else if gt (int .count) $capacity -}}
-- {{ .key }} is {{ .count }}{{ .given | ternary "" " (the default)" }}, and the nodes of `{{ .cluster }}` hold at most {{ $capacity }} such {{ .actor }}s ({{ $needs }}): raise maxReplicas of a group in {{ .cluster }}.workerGroups, or set {{ .key }} to {{ $capacity }} or less.
+{{- define "dti.actorNeeds" -}}
+{{- $defaults := include "dti.defaults" (index . 0) | fromJson -}}
+{{- $name := index . 1 -}}
+{{- $model := index . 2 -}}
+{{- $generation := $model.generation | default dict -}}
+{{- $gpus := kindIs "invalid" $model.gpus | ternary $defaults.model.gpus $model.gpus -}}
+{{- $cpus := kindIs "invalid" $model.cpus | ternary $defaults.model.cpus $model.cpus -}}
+{{- $labels := $model.labels -}}
+{{- $from := $model -}}
+{{- $path := printf "models.%s" $name -}}
+{{- $standard := $defaults.model -}}
+{{- if eq (index . 3) "engine" -}}
+{{- $gpus = kindIs "invalid" $generation.gpus | ternary $gpus $generation.gpus -}}
+{{- $cpus = kindIs "invalid" $generation.cpus | ternary (ternary 0 $cpus (eq (float64 $gpus) 0.0)) $generation.cpus -}}
+{{- $labels = kindIs "invalid" $generation.labels | ternary $model.labels $generation.labels -}}
+{{- $from = $generation -}}
+{{- $path = printf "%s.generation" $path -}}
+{{- $standard = $defaults.generation -}}
 {{- end -}}
+{{- $needs := dict "model" $name "actor" (index . 3) "gpus" $gpus "cpus" $cpus "labels" ($labels | default dict) -}}
+{{- range $limit := list "min" "max" -}}
+{{- $key := printf "%s_%ss" $limit $needs.actor -}}
+{{- $given := hasKey $from $key -}}
+{{- $_ := set $needs $limit (dict "key" (printf "%s.%s" $path $key) "given" $given "count" ($given | ternary (index $from $key) (index $standard $key))) -}}
+{{- end -}}
+{{- toJson $needs -}}
+{{- end }}
+
+{{/* What an actor needs, in words. */}}
+{{- define "dti.needsInWords" -}}
+{{- printf "gpus: %v, cpus: %v" .gpus .cpus -}}
+{{- if .labels }}{{ printf ", labels: %s" (toJson .labels) }}{{ end -}}
+{{- end }}
+
+{{/* Whether a cluster can hold the actors of a model, and if not, why: (list $ "training" $needs "max"). */}}
+{{- define "dti.checkCapacity" -}}
+{{- $root := index . 0 -}}
+{{- $cluster := index . 1 -}}
+{{- $needs := index . 2 -}}
+{{- $limit := index $needs (index . 3) -}}
+{{- $capacity := 0 -}}
+{{- range include "dti.nodesFor" (list $root $cluster $needs) | fromJson }}{{ $capacity = add $capacity (int .) }}{{ end -}}
+{{- $capacity = min $capacity 1000000 -}}
+{{- if and (not $capacity) $limit.count -}}
+- models.{{ $needs.model }}: one {{ $needs.actor }} needs ({{ include "dti.needsInWords" $needs }}), which no node of `{{ $cluster }}` has: there are {{ include "dti.nodesInWords" (list $root $cluster $needs) }}. Add a group to {{ $cluster }}.workerGroups, or change the model's gpus, cpus or labels.
+{{- else if gt (int $limit.count) $capacity -}}
+- {{ $limit.key }} is {{ $limit.count }}{{ $limit.given | ternary "" " (the default)" }}, and the nodes of `{{ $cluster }}` hold at most {{ $capacity }} such {{ $needs.actor }}s ({{ include "dti.needsInWords" $needs }}): raise maxReplicas of a group in {{ $cluster }}.workerGroups, or set {{ $limit.key }} to {{ $capacity }} or less.
+{{- end -}}
+{{- end }}
+
+{{/* The cluster in which models are trained. */}}
+{{- define "dti.trainingCluster" -}}
+{{- ternary "inference" "training" .Values.training.sharedCluster -}}
 {{- end }}
 
 {{/* The checks of a model's workers and engines: (list $ $name $model). */}}
 {{- define "dti.checkModelFits" -}}
 {{- $root := index . 0 -}}
-{{- $name := index . 1 -}}
-{{- $model := index . 2 -}}
-{{- $defaults := include "dti.defaults" $root | fromJson -}}
-{{- $generation := $model.generation | default dict -}}
-{{- $gpus := kindIs "invalid" $model.gpus | ternary $defaults.model.gpus $model.gpus -}}
-{{- $cpus := kindIs "invalid" $model.cpus | ternary $defaults.model.cpus $model.cpus -}}
-{{- if $root.Values.training.enabled }}
-{{- $cluster := ternary "inference" "training" $root.Values.training.sharedCluster }}
-{{- range $limit := list "max_workers" "min_workers" }}
-{{- $given := hasKey $model $limit }}
-{{ include "dti.checkCapacity" (dict "root" $root "cluster" $cluster "model" $name "key" (printf "models.%s.%s" $name $limit) "count" ($given | ternary (index $model $limit) (index $defaults.model $limit)) "given" $given "gpus" $gpus "cpus" $cpus "labels" $model.labels "actor" "worker") }}
+{{- $actors := dict -}}
+{{- if $root.Values.training.enabled }}{{ $_ := set $actors "worker" (include "dti.trainingCluster" $root) }}{{ end -}}
+{{- if $root.Values.inference.enabled }}{{ $_ := set $actors "engine" "inference" }}{{ end -}}
+{{- range $actor, $cluster := $actors }}
+{{- $needs := include "dti.actorNeeds" (append $ $actor) | fromJson }}
+{{- range $limit := list "max" "min" }}
+{{ include "dti.checkCapacity" (list $root $cluster $needs $limit) }}
 {{- end }}
-{{- end }}
-{{- if $root.Values.inference.enabled }}
-{{- $engineGpus := kindIs "invalid" $generation.gpus | ternary $gpus $generation.gpus }}
-{{- $engineCpus := kindIs "invalid" $generation.cpus | ternary (ternary 0 $cpus (eq (float64 $engineGpus) 0.0)) $generation.cpus }}
-{{- range $limit := list "max_engines" "min_engines" }}
-{{- $given := hasKey $generation $limit }}
-{{ include "dti.checkCapacity" (dict "root" $root "cluster" "inference" "model" $name "key" (printf "models.%s.generation.%s" $name $limit) "count" ($given | ternary (index $generation $limit) (index $defaults.generation $limit)) "given" $given "gpus" $engineGpus "cpus" $engineCpus "labels" (kindIs "invalid" $generation.labels | ternary $model.labels $generation.labels) "actor" "engine") }}
-{{- end }}
-{{- if and (hasKey $generation "min_engines") (eq (int $generation.min_engines) 0) (not $root.Values.inference.serveFromHead) }}
-- models.{{ $name }}.generation.min_engines is 0 and inference.serveFromHead is false: without an engine, only the head takes requests, so no request would ever start one. Set min_engines to 1 or more, or serveFromHead to true.
+{{- if and (eq $actor "engine") (eq (int $needs.min.count) 0) (not $root.Values.inference.serveFromHead) }}
+- {{ $needs.min.key }} is 0 and inference.serveFromHead is false: without an engine, only the head takes requests, so no request would ever start one. Set min_engines to 1 or more, or serveFromHead to true.
 {{- end }}
 {{- end }}
 {{- end }}

@@ -63,7 +63,7 @@
 {{- end }}
 {{- end }}
 {{- range $key := list "labels" "resources" "redis-password" "redis-username" "block" "address" }}
-{{- range $name, $pod := merge (dict "head" $cluster.head) $cluster.workerGroups }}
+{{- range $name, $pod := merge (dict "head" $cluster.head) ($cluster.workerGroups | default dict) }}
 {{- if hasKey ($pod.rayStartParams | default dict) $key }}
 - rayStartParams.{{ $key }} of {{ $component }} {{ $name }} is not allowed: KubeRay sets it itself. Leave it out; labels go into `labels` of the group.
 {{- end }}
@@ -129,5 +129,13 @@
 {{- end }}
 {{- if and .Values.training.enabled .Values.training.sharedCluster (not .Values.inference.enabled) }}
 - training.sharedCluster is true and inference.enabled is false, so there is no cluster to share: set inference.enabled to true or sharedCluster to false.
+{{- end }}
+{{- if and .Values.training.enabled .Values.training.sharedCluster }}
+{{- if .Values.training.workerGroups }}
+- training.sharedCluster is true, so training.workerGroups ({{ keys .Values.training.workerGroups | sortAlpha | join ", " }}) would make no pods: put them under inference.workerGroups, or set sharedCluster to false.
+{{- end }}
+{{- if .Values.training.kueue.enabled }}
+- training.sharedCluster is true, so training.kueue would queue nothing: put it under inference.kueue, or set sharedCluster to false.
+{{- end }}
 {{- end }}
 {{- end }}
