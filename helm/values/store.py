@@ -99,8 +99,8 @@ class ModelCache(Section):
     node_path: str = Field(
         default="",
         pattern=r"^(/.+)?$",
-        description="folder of the nodes. It is a hostPath, which Pod Security `restricted` and "
-        "`baseline` refuse",
+        description="folder of the nodes, which exists and which user 10001 may write to. It is a "
+        "hostPath, which Pod Security `restricted` and `baseline` refuse",
     )
     size_limit: Quantity = Field(
         default="50Gi", description="limit of the `emptyDir`, without a claim or path"

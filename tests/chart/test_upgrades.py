@@ -1,6 +1,7 @@
 """What an upgrade of the release changes, and what it keeps."""
 
 import base64
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from chart.cluster_stub import cluster_with
 from chart.rendering import CHART, STORE, Chart, Object
+from chart.test_switches import POOLS, at, merged
 
 
 def _secrets(
@@ -125,3 +127,58 @@ def test_selectors_of_deployments_never_change(chart: Chart) -> None:
             "app.kubernetes.io/instance": "t",
             "app.kubernetes.io/component": component,
         }
+
+
+def _hashed(spec: Object) -> Object:
+    """What KubeRay compares of a cluster: a change of the rest makes no cluster anew."""
+    copy = json.loads(json.dumps(spec))
+    copy.pop("upgradeStrategy", None)
+    for group in (copy["headGroupSpec"], *copy.get("workerGroupSpecs", [])):
+        for field in ("replicas", "minReplicas", "maxReplicas"):
+            group.pop(field, None)
+        for field in ("tolerations", "schedulingGates"):
+            group["template"]["spec"].pop(field, None)
+    return copy
+
+
+BOTH = {"inference", "training"}
+REMADE: dict[str, tuple[Any, set[str]]] = {
+    "image.ray.tag": ("9", BOTH),
+    "image.api.tag": ("9", set()),
+    "commonLabels": ({"team": "images"}, BOTH),
+    "commonAnnotations": ({"team": "images"}, set()),
+    "allPods.podLabels": ({"team": "images"}, BOTH),
+    "allPods.podAnnotations": ({"team": "images"}, BOTH),
+    "allPods.tolerations": ([{"key": "a", "operator": "Exists"}], set()),
+    "ledger.lease_s": (30, {"training"}),
+    "training.supervisor.settings.idle_timeout_s": (9, {"training"}),
+    "api.settings.generation_timeout_s": (100, {"inference"}),
+    "api.settings.max_body_bytes": (100, set()),
+    "dispatcher.settings.max_in_flight": (9, set()),
+    "models.miniature.slots": (9, set()),
+    "inference.workerGroups.gpu.maxReplicas": (9, set()),
+    "inference.workerGroups.gpu.minReplicas": (1, set()),
+    "inference.workerGroups.gpu.tolerations": ([{"key": "a", "operator": "Exists"}], set()),
+    "training.workerGroups.gpu.maxReplicas": (9, set()),
+    "training.workerGroups.z": ({}, {"training"}),
+    "inference.workerGroups.a": ({}, {"inference"}),
+    "inference.head.podAnnotations": ({"anew": "1"}, {"inference"}),
+}
+
+
+@pytest.mark.parametrize("path", REMADE)
+def test_a_change_makes_those_clusters_anew_that_the_table_says(chart: Chart, path: str) -> None:
+    # The table is that of "Rolling updates" in docs/how-to/deploy.md.
+    value, expected = REMADE[path]
+    before = chart.render(POOLS).clusters()
+    after = chart.render(merged(POOLS, at(path, value))).clusters()
+    assert {name for name in before if _hashed(before[name]) != _hashed(after[name])} == expected
+
+
+def test_a_group_whose_name_sorts_last_leaves_the_others_as_they_are(chart: Chart) -> None:
+    # KubeRay adds it to the cluster of a RayService that runs.
+    before = _hashed(chart.render(POOLS).clusters()["inference"])
+    more = merged(POOLS, at("inference.workerGroups.z", {}))
+    after = _hashed(chart.render(more).clusters()["inference"])
+    assert after["workerGroupSpecs"].pop()["groupName"] == "z"
+    assert after == before

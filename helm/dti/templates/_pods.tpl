@@ -158,7 +158,7 @@ extraEnv overrides the chart's: an API server refuses names that stand twice.
   {{- if .Values.modelCache.nodePath }}
   hostPath:
     path: {{ .Values.modelCache.nodePath }}
-    type: DirectoryOrCreate
+    type: Directory
   {{- else if include "dti.cacheClaim" . }}
   persistentVolumeClaim:
     claimName: {{ include "dti.cacheClaim" . }}
