@@ -143,11 +143,12 @@ class ServedModel(WorkerModel):
     def engine_fields(self) -> dict[str, Any]:
         """Return the fields of the `EngineModel`, as JSON, as far as they are given.
 
-        Defaults are left out, so that the Helm chart has the same from its values.
+        Defaults and null are left out, so that the Helm chart has the same from its values.
         """
         fields = self.model_dump(
             mode="json",
             exclude_unset=True,
+            exclude_none=True,
             include=set(EngineModel.model_fields),
             exclude={"generation": {"min_engines", "max_engines"}},
         )

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, TypeAlias
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 _NAME = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 _PREFIX = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*"
@@ -22,7 +22,16 @@ LabelExpression: TypeAlias = Annotated[
     str,
     StringConstraints(max_length=1000, pattern=rf"^!?{_NAME}$|^!?in\({_NAME}(, ?{_NAME})*\)$"),
 ]
-LabelSelector: TypeAlias = Annotated[Mapping[LabelKey, LabelExpression], Field(max_length=16)]
+
+
+def _sort(selector: Mapping[str, str]) -> Mapping[str, str]:
+    return dict(sorted(selector.items()))
+
+
+# Sorted, because what has an equal selector in another order must not be replaced.
+LabelSelector: TypeAlias = Annotated[
+    Mapping[LabelKey, LabelExpression], Field(max_length=16), AfterValidator(_sort)
+]
 
 
 def fits(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:

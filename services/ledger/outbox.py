@@ -27,12 +27,16 @@ class OutboxEntry:
     """Whether to try until it succeeds or is refused, rather than once."""
 
 
+def _ignore(attempt: Attempt, error: Exception) -> None:
+    """Do nothing about a write that failed."""
+
+
 class Outbox:
     """A queue of writes, done in order by a thread of its own while the context is entered."""
 
     def __init__(
         self,
-        on_failed: Callable[[Attempt, Exception], None] = lambda attempt, error: None,
+        on_failed: Callable[[Attempt, Exception], None] = _ignore,
         on_written: Callable[[], None] = lambda: None,
         drain_timeout_s: float = 30,
         sleep: Callable[[float], None] = time.sleep,
@@ -40,7 +44,7 @@ class Outbox:
         """Create an outbox.
 
         Args:
-            on_failed: Called with each write that failed for good, and why.
+            on_failed: Called once with each attempt whose write failed for good, and why.
             on_written: Called after each entry, whether it was written or not.
             drain_timeout_s: How long the end waits for a store that does not answer.
             sleep: Pauses between two tries.
@@ -104,14 +108,14 @@ class Outbox:
                 self._on_written()
 
     def _write(self, entry: OutboxEntry) -> None:
-        attempt, tries = entry.attempt, 0
+        attempt, on_failed, tries = entry.attempt, self._on_failed, 0
         while not self._given_up:
             try:
                 entry.write()
             except UnavailableError as error:
                 # Once the lease is lost, the supervisor ends the attempt: no need to go on.
                 if not entry.until_written or attempt.lease.lost:
-                    self._on_failed(attempt, error)
+                    on_failed(attempt, error)
                     return
                 self._sleep(_PAUSES_S[min(tries, len(_PAUSES_S) - 1)])
                 tries += 1
@@ -119,18 +123,19 @@ class Outbox:
             except (SupersededError, LeaseLostError) as error:
                 # The item has ended, or others have it: the worker has to stop working at it.
                 attempt.stop_reason = attempt.stop_reason or "lost"
-                self._on_failed(attempt, error)
+                on_failed(attempt, error)
             except Exception as error:
                 # Such as a store that denies access, or a bug. The thread has to survive it, or
                 # all later results would be lost with this one.
                 with attempt.log_context():
                     log.exception("write for an attempt failed")
-                self._on_failed(attempt, error)
+                on_failed(attempt, error)
                 if entry.until_written:
                     # The result cannot be written, but perhaps its failure can: tried once. If not,
                     # nothing is lost: the lease names the attempt no more, so that the supervisor
                     # ends it.
                     attempt.lease.remove_attempt(attempt.held)
+                    on_failed = _ignore  # It has been called for this attempt.
                     write = partial(attempt.fail, f"it could not be written: {error}")
                     entry = OutboxEntry(attempt, write, until_written=False)
                     continue

@@ -5,7 +5,6 @@ the service needs: an actor that dies is no more than a worker whose lease runs 
 """
 
 import hashlib
-import os
 import secrets
 import socket
 import threading
@@ -14,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import ray
+from ray._private import services as ray_services
 from ray._private import state
 from ray.actor import exit_actor
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError
@@ -35,6 +35,9 @@ _NODE_POLL_INTERVAL_S = 1.0
 """Interval at which a worker checks whether its node is being drained. A spot instance that is
 taken away leaves as little as 30 s, and a checkpoint needs some of them.
 """
+
+_ERROR_PAUSE = 5
+"""Intervals until the next check after an unexpected error, whose traceback is logged each time."""
 
 _STATUS_TIMEOUT_S = 2.0
 """Time for all actors together to answer how they are. The supervisor's pass waits for it, and one
@@ -97,24 +100,28 @@ class TrainingActor:
 
     def _watch_node(self) -> None:
         """Drain when the node is about to go: spot instances, upgrades, SIGTERM to its pod."""
-        with error_boundary("watch of the node failed", pool=self._spec.pool):
-            self._await_drain()
-
-    def _await_drain(self) -> None:
-        while not self._draining.wait(_NODE_POLL_INTERVAL_S):
-            try:
-                is_draining = self._node in _draining_nodes()
-            except (RayError, ConnectionError) as error:
-                # Ray's head does not answer, and may be asked again: the notice lasts.
-                log.warning("node state is unknown", error=str(error)[:300])
-                continue
-            if is_draining:
-                log.info("node is being drained", pool=self._spec.pool)
-                self.drain()
+        pause_s = _NODE_POLL_INTERVAL_S
+        while not self._draining.wait(pause_s):
+            pause_s = _NODE_POLL_INTERVAL_S * _ERROR_PAUSE
+            # No error ends the watch: a worker that sees no notice loses work at every drain.
+            with error_boundary("watch of the node failed", pool=self._spec.pool):
+                self._drain_with_node()
+                pause_s = _NODE_POLL_INTERVAL_S
         # The notice may have come while the model was loading: the worker drains once it exists.
         while not self._worker:
             time.sleep(_NODE_POLL_INTERVAL_S)
         self._worker.drain()
+
+    def _drain_with_node(self) -> None:
+        try:
+            is_draining = self._node in _draining_nodes()
+        except (RayError, ConnectionError) as error:
+            # Ray's head does not answer, and may be asked again: the notice lasts.
+            log.warning("node state is unknown", error=str(error)[:300])
+            return
+        if is_draining:
+            log.info("node is being drained", pool=self._spec.pool)
+            self.drain()
 
 
 def connect(address: str, store: str, node_ip: str | None = None) -> None:
@@ -123,7 +130,7 @@ def connect(address: str, store: str, node_ip: str | None = None) -> None:
     Several services may share a cluster. Raises: SettingsError if there is none.
     """
     try:
-        _require_listener(os.environ.get("RAY_ADDRESS", address) if address == "auto" else address)
+        _require_listener(_noted_address() if address == "auto" else address)
         ray.init(
             address=address,
             namespace=f"dti-{hashlib.sha256(store.encode()).hexdigest()[:12]}",
@@ -137,6 +144,14 @@ def connect(address: str, store: str, node_ip: str | None = None) -> None:
         raise SettingsError(f"no Ray cluster at {address!r}: {error}"[:500]) from error
 
 
+def _noted_address() -> str:
+    """Return what Ray takes `auto` for: RAY_ADDRESS, or the cluster that this host has noted.
+
+    The note outlives its cluster. Raises: ConnectionError if there is neither.
+    """
+    return ray_services.get_ray_address_from_environment("auto", None)
+
+
 def _require_listener(address: str) -> None:
     """Raise OSError if nothing listens at HOST:PORT.
 
@@ -144,6 +159,7 @@ def _require_listener(address: str) -> None:
     """
     host, colon, port = address.rpartition(":")
     if colon and port.isdigit() and "/" not in host:
+        host = host.removeprefix("[").removesuffix("]")  # of an IPv6 address
         socket.create_connection((host, int(port)), _LISTENER_TIMEOUT_S).close()
 
 

@@ -94,6 +94,28 @@ def test_a_model_has_the_config_that_the_service_prints(
     assert rendered.serve_config() == _by_the_service(models, STORE, tmp_path)
 
 
+def test_null_and_the_order_of_labels_change_no_engine(chart: Chart, tmp_path: Path) -> None:
+    plain: dict[str, Any] = {"weights": "miniature", "recipe": "miniature"}
+    group = {
+        "maxReplicas": 8,
+        "resources": {"limits": {"cpu": 8, "memory": "32Gi", "nvidia.com/gpu": 1}},
+        "labels": {"pool": "a", "zone": "b"},
+    }
+    clusters = {name: {"workerGroups": {"gpu": group}} for name in ("inference", "training")}
+    models = [
+        plain | {"labels": {"pool": "a", "zone": "b"}},
+        plain | {"labels": {"zone": "b", "pool": "a"}, "generation": {"batch_size": None}},
+    ]
+    configs = [
+        chart.render(clusters | {"models": {"miniature": None, "other": model}}).serve_config()
+        for model in models
+    ]
+    configs += [_by_the_service({"other": model}, STORE, tmp_path) for model in models]
+    arguments = {json.dumps(each["applications"][0]["args"]["model"]) for each in configs[2:]}
+    assert len(arguments) == 1
+    assert configs[0] == configs[1] == configs[2] == configs[3]
+
+
 @pytest.mark.parametrize(
     "limits",
     [

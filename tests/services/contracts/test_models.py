@@ -1,5 +1,6 @@
 """The catalog of served models: resources of engines, pools, and rejected files."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,18 @@ def test_limits_of_engines_alone_do_not_appear_in_what_an_engine_is() -> None:
         {"weights": "w", "recipe": "sd", "generation": {"max_engines": 2}}
     )
     assert without.engine_fields() == limited.engine_fields() == {"weights": "w"}
+
+
+def test_null_and_the_order_of_labels_change_nothing() -> None:
+    plain = served(labels={"pool": "a", "zone": "b"})
+    other = served(
+        labels={"zone": "b", "pool": "a"},
+        scorer=None,
+        generation={"compile": True, "batch_size": None, "labels": None},
+    )
+    assert json.dumps(plain.engine_fields()) == json.dumps(other.engine_fields())
+    assert plain.for_engine().model_dump_json() == other.for_engine().model_dump_json()
+    assert plain.for_worker().model_dump_json() == other.for_worker().model_dump_json()
 
 
 def test_engines_run_on_the_nodes_of_workers_unless_the_catalog_says_otherwise() -> None:

@@ -33,8 +33,10 @@ def test_an_attempt_whose_failure_cannot_be_written_is_held_no_longer(harness: A
     harness.submit(2)
     first, second = harness.claim(2)
     first.fail = lambda reason: refuse()
-    with Outbox() as outbox:
+    failed = list[str]()
+    with Outbox(lambda attempt, error: failed.append(attempt.item.name)) as outbox:
         outbox.send(first, refuse)
         outbox.send(second, partial(second.succeed, b"made"))
+    assert failed == [first.item.name]
     assert first.lease.has_attempt(first.held) is False
     assert second.lease.has_attempt(second.held) is False

@@ -16,11 +16,11 @@ applications:
 {{- $max := hasKey $generation "max_engines" | ternary $generation.max_engines $defaults.generation.max_engines | int }}
 {{- $used := dict }}
 {{- range $field := $defaults.engine_fields }}
-{{- if hasKey $model $field }}{{ $_ := set $used $field (index $model $field) }}{{ end }}
+{{- if not (kindIs "invalid" (index $model $field)) }}{{ $_ := set $used $field (index $model $field) }}{{ end }}
 {{- end }}
 {{- $engine := dict }}
 {{- range $field := $defaults.generation_fields }}
-{{- if hasKey $generation $field }}{{ $_ := set $engine $field (index $generation $field) }}{{ end }}
+{{- if not (kindIs "invalid" (index $generation $field)) }}{{ $_ := set $engine $field (index $generation $field) }}{{ end }}
 {{- end }}
 {{- $_ := unset $used "generation" }}
 {{- if $engine }}{{ $_ := set $used "generation" $engine }}{{ end }}
