@@ -1,13 +1,17 @@
 """Probes of processes that serve no HTTP of their own: /healthz, and other pages beside it."""
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from services import logs
 from services.errors import SettingsError
+
+log = logs.logger(__name__)
 
 _CONNECTION_TIMEOUT_S = 10
 """Time that a client may be silent. Each connection has a thread."""
@@ -45,6 +49,15 @@ class Liveness:
         )
 
 
+class _PageServer(ThreadingHTTPServer):
+    """A server that logs errors; the standard one prints them past the log."""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Log the error of a page with its traceback, unless the client has gone."""
+        if not isinstance(sys.exception(), ConnectionError):
+            log.exception("page failed")
+
+
 def serve_pages(
     pages: Mapping[str, Callable[[], ProbeResponse]], port: int, host: str = "0.0.0.0"
 ) -> ThreadingHTTPServer:
@@ -71,7 +84,7 @@ def serve_pages(
             """Log nothing: probes and Prometheus ask every few seconds."""
 
     try:
-        server = ThreadingHTTPServer((host, port), Handler)
+        server = _PageServer((host, port), Handler)
     except OSError as error:
         raise SettingsError(f"cannot listen on port {port}: {error.strerror}") from error
     threading.Thread(target=server.serve_forever, name="pages", daemon=True).start()

@@ -41,8 +41,9 @@ def error_boundary(
 ) -> Generator[None]:
     """Log any error of a thread with its traceback, and pass it to `on_error`.
 
-    Python itself would print the error past the log, and the process would go on without the
-    thread, as if it was idle.
+    Without it, the error would end the thread, and the process would go on as if it was idle. The
+    hook of `logs.configure` logs such an error, but can neither name the event nor tell another
+    thread.
 
     Args:
         event: The log event.

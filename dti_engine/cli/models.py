@@ -18,6 +18,7 @@ from dti_engine.cli.console import (
     results,
     say,
 )
+from dti_engine.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from dti_engine.backbones.registry import ModelDescription
@@ -54,6 +55,11 @@ def models(context: typer.Context, as_json: options.JsonOption = False) -> None:
     The list itself downloads and loads nothing.
     """
     if context.invoked_subcommand:
+        if as_json:
+            raise ConfigurationError(
+                f"--json stands before {context.invoked_subcommand}, where it is for the list "
+                f"alone: write dti models {context.invoked_subcommand} ... --json"
+            )
         return
     from dti_engine.backbones.checkpoint import MINIATURE
     from dti_engine.backbones.registry import catalogue, describe, stored_parameters

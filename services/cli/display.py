@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from time import monotonic
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from rich import box
 from rich.markup import escape
@@ -11,9 +11,6 @@ from rich.table import Table
 
 from dti_engine.cli.progress import ItemsProgress
 from services.client.schemas import Item, Job, Progress
-
-if TYPE_CHECKING:
-    pass
 
 _STYLES = {
     "running": "blue",

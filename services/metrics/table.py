@@ -88,6 +88,11 @@ _OPERATION = KnownValues.of(
     "operation", "read", "head", "create", "replace", "put", "delete", "delete_if", "list"
 )
 
+_TOKEN_OUTCOMES = (
+    *("hit", "revalidated", "stale", "miss"),
+    *("gone", "damaged", "wrong_model", "unavailable"),
+)
+
 ENDED_STATES = ("succeeded", "failed", "cancelled", "deleted")
 """States in which an item has ended."""
 
@@ -343,12 +348,7 @@ TABLE: tuple[Metric, ...] = (
         "counter",
         "Lookups of tokens for images, by outcome.",
         ("engine",),
-        (
-            KnownValues.of(
-                *("outcome", "hit", "revalidated", "stale", "miss"),
-                *("gone", "damaged", "wrong_model", "unavailable"),
-            ),
-        ),
+        (KnownValues.of("outcome", *_TOKEN_OUTCOMES),),
     ),
     Metric(
         "dti_token_cache_entries",

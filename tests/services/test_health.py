@@ -1,6 +1,7 @@
 """Probes and metrics of a process that answers nothing else."""
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,7 +17,11 @@ def served(liveness: Liveness) -> Iterator[str]:
     def metrics() -> ProbeResponse:
         return ProbeResponse(200, "text/plain", b"dti_items 1")
 
-    server = serve_pages({"/metrics": metrics, "/healthz": liveness.page}, 0, "127.0.0.1")
+    def broken() -> ProbeResponse:
+        raise KeyError("seat")
+
+    pages = {"/metrics": metrics, "/healthz": liveness.page, "/broken": broken}
+    server = serve_pages(pages, 0, "127.0.0.1")
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
@@ -54,3 +59,16 @@ def test_a_process_with_a_loop_that_stands_still_is_not_healthy() -> None:
 def test_a_port_that_is_taken_is_an_error_of_the_settings() -> None:
     with served(Liveness(10)) as url, pytest.raises(SettingsError, match="cannot listen on port"):
         serve_pages({}, int(url.rpartition(":")[2]), "127.0.0.1")
+
+
+def test_the_error_of_a_page_is_logged_and_others_are_served(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with served(Liveness(10)) as url, caplog.at_level(logging.ERROR):
+        with pytest.raises(httpx.RemoteProtocolError):
+            httpx.get(f"{url}/broken")
+        assert httpx.get(f"{url}/healthz").status_code == 200
+    (record,) = caplog.records
+    assert "page failed" in record.getMessage()
+    assert "KeyError: 'seat'" in caplog.text
+    assert "KeyError" not in capsys.readouterr().err

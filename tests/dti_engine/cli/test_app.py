@@ -191,6 +191,7 @@ def test_libraries_leave_nothing_on_the_screen(
         (["blend", "a", "b", "--weights", "1"], "2 numbers above 0"),
         (["blend", "a", "b", "--weights", "1,-1"], "2 numbers above 0"),
         (["blend", "a", "b", "--weights", "1,x"], "like 2,1,1"),
+        (["models", "--json", "fetch", "sd15"], "write dti models fetch ... --json"),
     ],
 )
 def test_bad_input_is_one_message_on_stderr_and_exit_code_2(
