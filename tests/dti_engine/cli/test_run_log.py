@@ -240,7 +240,7 @@ def test_training_goes_on_if_the_log_is_lost_on_the_way(
     monkeypatch.setattr(EventLog, "_append", append)
     result = _dti(arguments("anna"))
     assert result.exit_code == 0
-    assert result.stderr.count("No space left on device; training goes on") == 1
+    assert result.stderr.count("No space left on device; training continues") == 1
 
 
 # The log itself

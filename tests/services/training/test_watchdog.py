@@ -77,7 +77,7 @@ def test_a_process_with_progress_is_left_alone_and_one_that_has_ended_too() -> N
 def test_a_farewell_that_hangs_does_not_delay_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(worker, "_FAREWELL_S", 0.1)
+    monkeypatch.setattr(worker, "_BEFORE_END_S", 0.1)
     ended = threading.Event()
     with Watchdog(0.1, lambda: threading.Event().wait() and None, lambda code: ended.set()):
         assert ended.wait(10)
