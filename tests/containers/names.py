@@ -4,6 +4,7 @@ import socket
 import struct
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 
 _A = 1
 _ANSWER, _NO_SUCH_NAME = 0x8580, 0x8583
@@ -16,19 +17,23 @@ class NameServer:
     def __init__(self, address: str, hosts: Mapping[str, str]) -> None:
         self._hosts = hosts
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.settimeout(0.2)
         self._socket.bind((address, 53))
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
+        # The thread first: a socket that a thread waits at keeps its port after it is closed.
+        self._closed.set()
+        self._thread.join()
         self._socket.close()
 
     def _serve(self) -> None:
-        while True:
-            try:
+        while not self._closed.is_set():
+            with suppress(TimeoutError):
                 question, client = self._socket.recvfrom(512)
                 self._socket.sendto(self._answer(question), client)
-            except OSError:  # the socket is closed
-                return
 
     def _answer(self, message: bytes) -> bytes:
         labels, end = list[str](), 12
