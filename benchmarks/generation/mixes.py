@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,30 @@ class StoredTokens:
         return ImageSpec(prompt=PLACEHOLDER, seed=number, blends={PLACEHOLDER: parts})
 
 
+def _generate_images(
+    workload: Workload,
+    steps: int,
+    tokens_by_image: Sequence[Mapping[str, LearnedToken]],
+    batch_size: int,
+    prompt_cache: PromptCache,
+) -> None:
+    """Generate one image with each of these tokens by placeholder."""
+    height, width = workload.size
+    requests = [
+        ImageRequest(workload.prompt, number, tokens, instruction=False)
+        for number, tokens in enumerate(tokens_by_image)
+    ]
+    generate(
+        workload.backbone,
+        requests,
+        steps=steps,
+        batch_size=batch_size,
+        height=height,
+        width=width,
+        prompt_cache=prompt_cache,
+    )
+
+
 def make_generators(
     workload: Workload, steps: int, count: int, folder: Path
 ) -> dict[str, Callable[[], None]]:
@@ -61,26 +86,7 @@ def make_generators(
     same token only    the images of eight tenants in batches of one token each, as engines do that
                        load an adapter for each batch
     """
-    height, width = workload.size
-
-    def generate_images(
-        tokens_by_image: Sequence[Mapping[str, LearnedToken]],
-        batch_size: int,
-        prompt_cache: PromptCache,
-    ) -> None:
-        requests = [
-            ImageRequest(workload.prompt, number, tokens, instruction=False)
-            for number, tokens in enumerate(tokens_by_image)
-        ]
-        generate(
-            workload.backbone,
-            requests,
-            steps=steps,
-            batch_size=batch_size,
-            height=height,
-            width=width,
-            prompt_cache=prompt_cache,
-        )
+    generate_images = partial(_generate_images, workload, steps)
 
     def generate_warm(
         tokens: Sequence[LearnedToken], batch_size: int, prompt_cache: PromptCache

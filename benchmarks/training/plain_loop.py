@@ -144,7 +144,7 @@ class PlainLoop:
 
 
 class _Samples(Dataset[dict[str, Any]]):
-    """Each image a hundred times, each time with a random caption."""
+    """A dataset that repeats each image a hundred times, with a random caption each time."""
 
     def __init__(
         self,

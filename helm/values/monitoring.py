@@ -6,7 +6,7 @@ from helm.values.base import FreeMap, Section
 
 
 class Monitor(Section):
-    """What a ServiceMonitor and a PodMonitor have in common."""
+    """The values that a ServiceMonitor and a PodMonitor have in common."""
 
     labels: FreeMap = Field(
         default={}, description="labels by which a Prometheus selects the object, if it does"
