@@ -6,9 +6,12 @@ of the miniature's world, tokens and signals.
 
 import io
 import json
+import logging
 import os
 import secrets
 import signal
+import sys
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -78,6 +81,23 @@ def _uncounted() -> Iterator[None]:
     """Reset the metrics after each test."""
     yield
     metrics.use(metrics.NoMetrics())
+
+
+@pytest.fixture(autouse=True)
+def _logging() -> Iterator[None]:
+    """Undo `logs.configure` after each test.
+
+    Its handler writes to the standard error of the test that called it, which is closed by then:
+    a later test would find an error of logging in its own output.
+    """
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    hooks = sys.excepthook, threading.excepthook
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+    sys.excepthook, threading.excepthook = hooks
 
 
 @pytest.fixture
