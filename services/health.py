@@ -1,6 +1,7 @@
 """Probes of processes that serve no HTTP of their own: /healthz, and other pages beside it."""
 
 import json
+import socket
 import sys
 import threading
 import time
@@ -10,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from services import logs
 from services.errors import SettingsError
+from services.metrics import PrometheusMetrics
 
 log = logs.logger(__name__)
 
@@ -49,8 +51,18 @@ class Liveness:
         )
 
 
+def metrics_page(exporter: PrometheusMetrics) -> ProbeResponse:
+    """Return the answer of /metrics."""
+    body, media_type = exporter.exposition()
+    return ProbeResponse(200, media_type, body)
+
+
 class _PageServer(ThreadingHTTPServer):
     """A server that logs errors; the standard one prints them past the log."""
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, handler)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Log the error of a page with its traceback, unless the client has gone."""

@@ -13,9 +13,9 @@ are in boto3's own chain.
 from ipaddress import ip_network
 from math import ceil
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from services.contracts.models import MINIATURE, ServedModels, read_models
 from services.environment import EnvironmentSettings
@@ -268,6 +268,13 @@ class ApiProcessSettings(  # pyright: ignore[reportIncompatibleVariableOverride]
     Keys are made by `dti keys create`; the documentation is at /docs.
     """
 
+    metrics_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="port of /metrics alone, for a port that clients cannot reach; none: /metrics "
+        "is at the port of the API",
+    )
     shutdown_timeout_s: int | None = Field(
         default=None,
         ge=1,
@@ -277,6 +284,15 @@ class ApiProcessSettings(  # pyright: ignore[reportIncompatibleVariableOverride]
     engine_secret: str = Field(
         default="", repr=False, description="secret that is shared with the engines"
     )
+
+    @model_validator(mode="after")
+    def _metrics_port_is_another(self) -> Self:
+        if self.metrics_port and self.metrics_port == self.port:
+            raise ValueError(
+                f"metrics_port is {self.metrics_port}, which is the port of the API: give another "
+                "port, or leave it out to have /metrics at the port of the API"
+            )
+        return self
 
     @property
     def grace_s(self) -> int:

@@ -66,7 +66,7 @@ class Peers(Section):
                 "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}},
             }
         ],
-        description="Prometheus, which scrapes metrics",
+        description="Prometheus, which reaches the ports of metrics and no others",
     )
     api_clients: list[FreeMap] = Field(default=[], description="callers of the API; empty: all")
 

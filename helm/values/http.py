@@ -22,6 +22,7 @@ ApiSettingsValues = settings_of(
     "engines_url",
     "host",
     "port",
+    "metrics_port",
 )
 
 DispatcherSettingsValues = settings_of(

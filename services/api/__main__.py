@@ -5,6 +5,7 @@ import sys
 from services import logs, metrics
 from services.api.app import create_app
 from services.api.server import Server
+from services.health import metrics_page, serve_pages
 from services.ledger.ledger import Ledger
 from services.metrics import PrometheusMetrics
 from services.process import exit_on_error
@@ -16,7 +17,8 @@ from services.storage.open import open_store
 def main() -> None:
     """Serve until a signal ends the process."""
     logs.configure("api")
-    metrics.use(PrometheusMetrics(process="api"))
+    exporter = PrometheusMetrics(process="api")
+    metrics.use(exporter)
     with exit_on_error():
         settings = ApiProcessSettings.read(sys.argv[1:])
         app = create_app(
@@ -24,7 +26,12 @@ def main() -> None:
             settings.served_models(),
             settings=settings,
             engine_secret=settings.engine_secret,
+            serves_metrics=settings.metrics_port is None,
         )
+        if settings.metrics_port:
+            serve_pages(
+                {"/metrics": lambda: metrics_page(exporter)}, settings.metrics_port, settings.host
+            )
     server = Server(app, settings, settings.grace_s)
     server.run()
     sys.exit(0 if server.started else 1)

@@ -43,6 +43,7 @@ _ROUTERS = (
     models.router,
     audit.router,
     health.router,
+    health.metrics_router,
 )
 
 
@@ -53,6 +54,7 @@ def create_app(
     metrics: Metrics | None = None,
     settings: ApiSettings | None = None,
     engine_secret: str = "",
+    serves_metrics: bool = True,
 ) -> FastAPI:
     """Create the ASGI app of one process. Any number of processes may share a store.
 
@@ -62,6 +64,7 @@ def create_app(
         metrics: Where to count; None for the metrics of the process.
         settings: Limits and timeouts; None for the defaults.
         engine_secret: The secret that the engines accept.
+        serves_metrics: Whether /metrics is among the routes.
     """
     settings = settings or ApiSettings()
     state = _app_state(ledger, served_models, metrics or current(), settings, engine_secret)
@@ -80,7 +83,8 @@ def create_app(
     )
     app.state.service = state
     for router in _ROUTERS:
-        app.include_router(router)
+        if serves_metrics or router is not health.metrics_router:
+            app.include_router(router)
     problems.install(app)
     openapi.install(
         app,

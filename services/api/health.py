@@ -10,6 +10,8 @@ from services.api.openapi import plain_problems, raw
 from services.metrics import PrometheusMetrics
 
 router = APIRouter(tags=["operation"])
+metrics_router = APIRouter(tags=["operation"])
+"""The route that is left out where /metrics has a port of its own."""
 
 
 class Health(BaseModel):
@@ -33,7 +35,7 @@ async def readyz(state: AppStateDep) -> Health:
     return Health()
 
 
-@router.get(
+@metrics_router.get(
     "/metrics",
     summary="Get the metrics for Prometheus",
     response_class=Response,

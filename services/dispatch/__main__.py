@@ -8,7 +8,7 @@ import sys
 from services import logs, metrics
 from services.dispatch.dispatcher import Dispatcher
 from services.engine_client import EngineClient
-from services.health import Liveness, ProbeResponse, serve_pages
+from services.health import Liveness, metrics_page, serve_pages
 from services.ledger.ledger import Ledger
 from services.metrics import PrometheusMetrics
 from services.process import exit_on_error, on_termination
@@ -32,7 +32,7 @@ def main() -> None:
         liveness = Liveness(_STALLED_AFTER_S)
         if settings.metrics_port:
             serve_pages(
-                {"/metrics": lambda: _metrics(exporter), "/healthz": liveness.page},
+                {"/metrics": lambda: metrics_page(exporter), "/healthz": liveness.page},
                 settings.metrics_port,
             )
         dispatcher = Dispatcher(
@@ -48,11 +48,6 @@ def main() -> None:
     on_termination(dispatcher.drain)
     dispatcher.run()
     sys.exit(0)
-
-
-def _metrics(exporter: PrometheusMetrics) -> ProbeResponse:
-    body, media_type = exporter.exposition()
-    return ProbeResponse(200, media_type, body)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from chart.rendering import CHART, TOOLS, Chart
+from chart.rendering import CHART, TOOLS, Chart, environment
 
 from helm.dashboards.pages import DASHBOARDS
 from services.metrics import TABLE
@@ -69,12 +69,34 @@ def test_both_helm_majors_render_the_same(chart: Chart) -> None:
 
 def test_the_service_monitor_finds_the_service_and_its_port(chart: Chart) -> None:
     rendered = chart.render(ON)
-    service, monitor = rendered.get("Service", "-api"), rendered.get("ServiceMonitor")
+    service, monitor = rendered.get("Service", "-api-metrics"), rendered.get("ServiceMonitor")
     wanted = monitor["spec"]["selector"]["matchLabels"]
     assert wanted.items() <= service["metadata"]["labels"].items()
-    assert monitor["spec"]["endpoints"][0]["port"] in [
-        port["name"] for port in service["spec"]["ports"]
-    ]
+    (port,) = service["spec"]["ports"]
+    assert monitor["spec"]["endpoints"][0]["port"] == port["name"]
+    api = rendered.pods()["Deployment t-dti-api"]
+    assert service["spec"]["selector"].items() <= api["metadata"]["labels"].items()
+    ports = {each["name"]: each["containerPort"] for each in api["spec"]["containers"][0]["ports"]}
+    variables = environment(api["spec"]["containers"][0])
+    assert str(ports[port["targetPort"]]) == variables["DTI_METRICS_PORT"] == str(port["port"])
+
+
+def test_nothing_that_clients_reach_leads_to_the_metrics_of_the_api(chart: Chart) -> None:
+    values = {
+        "api": {
+            "service": {"type": "LoadBalancer"},
+            "ingress": {"enabled": True, "host": "dti.example.com"},
+            "httpRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}]},
+        }
+    }
+    rendered = chart.render(ON | values)
+    service = rendered.get("Service", "-api")
+    assert [port["targetPort"] for port in service["spec"]["ports"]] == ["http"]
+    assert rendered.get("Service", "-api-metrics")["spec"]["clusterIP"] == "None"
+    for kind in ("Ingress", "HTTPRoute"):
+        text = json.dumps(rendered.get(kind)["spec"])
+        assert '"t-dti-api"' in text
+        assert "metrics" not in text
 
 
 def test_the_pod_monitors_find_every_ray_pod_and_the_dispatcher(chart: Chart) -> None:

@@ -51,14 +51,15 @@ def rendered(chart: Chart) -> Rendered:
 
 @pytest.fixture(scope="module")
 def api_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of a real API process, which has answered one request."""
-    port = free_port()
+    """The port for metrics of a real API process, which has answered one request."""
+    port, metrics_port = free_port(), free_port()
     store = tmp_path_factory.mktemp("store")
     command = [sys.executable, "-m", "services.api", f"--store={store}", f"--port={port}"]
+    command.append(f"--metrics-port={metrics_port}")
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         _wait_until_refused(f"http://127.0.0.1:{port}/v1/tokens")
-        yield port
+        yield metrics_port
     finally:
         process.terminate()
         process.wait(20)

@@ -60,7 +60,7 @@ NEEDED: list[tuple[str | dict[str, str], str, int]] = [
     (OPERATOR, "training", 8265),
     (PROMETHEUS, "inference", 8080),
     (PROMETHEUS, "training", 8080),
-    (PROMETHEUS, "api", 8000),
+    (PROMETHEUS, "api", 8001),
     (PROMETHEUS, "dispatcher", 8001),
     ("inference", "inference", 6379),
     ("training", "training", 10002),
@@ -73,6 +73,8 @@ REFUSED: list[tuple[str | dict[str, str], str, int]] = [
     (STRANGER, "inference", 6379),
     (STRANGER, "training", 8265),
     (STRANGER, "dispatcher", 8001),
+    (STRANGER, "api", 8001),
+    ("dispatcher", "api", 8001),
     ("api", "training", 8265),
     ("api", "inference", 8265),
     ("inference", "training", 6379),
@@ -100,9 +102,12 @@ def test_callers_of_the_api_can_be_limited(chart: Chart) -> None:
     clients = [{"podSelector": {"matchLabels": {"app": "ingress"}}}]
     peers = {"peers": {"apiClients": clients}}
     rendered = chart.render({"networkPolicy": {"enabled": True} | peers})
-    assert not allowed(rendered, STRANGER, "api", 8000)
-    for source in ({"app": "ingress"}, PROMETHEUS, "test"):
+    for source in (STRANGER, PROMETHEUS):
+        assert not allowed(rendered, source, "api", 8000)
+    for source in ({"app": "ingress"}, "test"):
         assert allowed(rendered, source, "api", 8000)
+        assert not allowed(rendered, source, "api", 8001)
+    assert allowed(rendered, PROMETHEUS, "api", 8001)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +152,7 @@ def test_an_empty_list_of_peers_lets_nobody_in(chart: Chart, helm: str) -> None:
         (OPERATOR, "inference", 8265),
         (STRANGER, "training", 8265),
         (STRANGER, "api", 8000),
+        (PROMETHEUS, "api", 8001),
     ]:
         assert not allowed(rendered, source, target, port)
     assert allowed(rendered, {"app": "ingress"}, "api", 8000)

@@ -156,13 +156,6 @@ def test_a_change_of_models_makes_no_cluster_anew(chart: Chart, model: Any) -> N
     assert _clusters_with(chart, model) == _clusters_with(chart, {})
 
 
-def test_a_change_of_models_rolls_the_api_and_the_dispatcher(chart: Chart) -> None:
-    before = chart.render({"models": {"miniature": {"slots": 4}}})
-    after = chart.render({"models": {"miniature": {"slots": 5}}})
-    for component in ("-api", "-dispatcher"):
-        assert before.get("Deployment", component) != after.get("Deployment", component)
-
-
 def test_no_version_stands_in_the_pods_of_clusters(chart: Chart) -> None:
     # KubeRay makes a cluster anew when its pods change, also by a label.
     for spec in chart.render(POOLS).clusters().values():

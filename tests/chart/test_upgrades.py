@@ -182,3 +182,54 @@ def test_a_group_whose_name_sorts_last_leaves_the_others_as_they_are(chart: Char
     after = _hashed(chart.render(more).clusters()["inference"])
     assert after["workerGroupSpecs"].pop()["groupName"] == "z"
     assert after == before
+
+
+TWO_MODELS: dict[str, Any] = merged(
+    POOLS, at("models", {"other": {"weights": "miniature", "recipe": "miniature", "gpus": 0}})
+)
+ENGINES_REPLACED: dict[str, tuple[Any, set[str]]] = {
+    "models.other.max_workers": (3, set()),
+    "models.other.min_workers": (1, set()),
+    "models.other.generation.max_engines": (3, set()),
+    "models.other.generation.min_engines": (0, set()),
+    "models.other.slots": (3, set()),
+    "models.other.recipe": ("miniature-fast", set()),
+    "models.other.weights": ("OWNER/NAME", {"other"}),
+    "models.other.generation.batch_size": (2, {"other"}),
+    "models.another": ({"weights": "miniature", "recipe": "miniature", "gpus": 0}, {"another"}),
+}
+"""Changes of models, and the models whose engines start, end or are replaced."""
+
+
+@pytest.mark.parametrize("path", ENGINES_REPLACED)
+def test_a_change_of_models_rolls_the_api_and_the_dispatcher_and_the_engines_it_concerns(
+    chart: Chart, path: str
+) -> None:
+    value, replaced = ENGINES_REPLACED[path]
+    before, after = chart.render(TWO_MODELS), chart.render(merged(TWO_MODELS, at(path, value)))
+    for component in ("api", "dispatcher"):
+        templates = [
+            rendered.get("Deployment", f"-{component}")["spec"]["template"]
+            for rendered in (before, after)
+        ]
+        assert templates[0] != templates[1], component
+    # Neither a cluster nor the supervisor's pod changes: the supervisor reads the file again.
+    assert before.clusters() == after.clusters()
+    engines = [
+        {
+            each["name"]: {**each, "deployments": None}
+            for each in rendered.serve_config()["applications"]
+        }
+        for rendered in (before, after)
+    ]
+    names = engines[0].keys() | engines[1].keys()
+    assert {name for name in names if engines[0].get(name) != engines[1].get(name)} == replaced
+
+
+def test_only_a_change_of_models_changes_the_pods_of_the_api_for_them(chart: Chart) -> None:
+    # Without this, each upgrade would roll the pods.
+    for values in (at("inference.workerGroups.gpu.maxReplicas", 9), at("helmTest.model", "none")):
+        before, after = chart.render(POOLS), chart.render(merged(POOLS, values))
+        for component in ("api", "dispatcher"):
+            specs = [each.get("Deployment", f"-{component}")["spec"] for each in (before, after)]
+            assert specs[0] == specs[1]

@@ -75,7 +75,7 @@ def test_metrics_are_served_where_the_monitors_scrape_them(service: Service) -> 
     def metrics(pod: Pod, port: int) -> str:
         return httpx.get(f"http://{pod.address}:{port}/metrics", timeout=30).text
 
-    assert "dti_http_requests_total" in metrics(service.api, 8000)
+    assert "dti_http_requests_total" in metrics(service.api, 8001)
     assert "dti_" in metrics(service.dispatcher, 8001)
     for pod in (service.inference, service.training):
         page = partial(metrics, pod, METRICS_PORT)

@@ -135,3 +135,10 @@ def test_settings_do_not_change() -> None:
     settings = LedgerSettings()
     with pytest.raises(ValidationError):
         settings.lease_s = 1
+
+
+def test_the_metrics_of_the_api_cannot_have_the_port_of_the_api() -> None:
+    with pytest.raises(SettingsError, match=r"metrics_port is 8000.*give another port"):
+        ApiProcessSettings.read(["--metrics-port=8000"])
+    assert ApiProcessSettings.read(["--metrics-port=8001"]).metrics_port == 8001
+    assert ApiProcessSettings.read().metrics_port is None

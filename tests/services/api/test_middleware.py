@@ -161,6 +161,13 @@ def test_requests_are_counted_by_route(new_site: Any) -> None:
     assert "acme" not in answer.text
 
 
+def test_metrics_can_have_a_port_of_their_own(new_site: Any) -> None:
+    site = new_site(serves_metrics=False)
+    assert site.get("/metrics", None).status_code == 404
+    assert "/metrics" not in site.get("/openapi.json", None).json()["paths"]
+    assert site.get("/healthz", None).status_code == 200
+
+
 def _tree(root: type[DTIError]) -> list[type[DTIError]]:
     return [root, *(one for child in root.__subclasses__() for one in _tree(child))]
 
