@@ -21,11 +21,19 @@ Init: TypeAlias = Literal["words", "states"]
 """The initializer's rows in the vocabulary, or the text encoder's last hidden states of them."""
 Pooling: TypeAlias = Literal["eos", "legacy"]
 """Where the prompt is pooled: at its end, or at the highest token id, as older tools do."""
-Magnitude: TypeAlias = Literal["vocabulary", "initializer"] | Annotated[float, Field(gt=0)]
+Magnitude: TypeAlias = Literal["vocabulary", "initializer"] | Annotated[float, Field(gt=0, le=1e6)]
 """Mean norm of the vocabulary's rows, norm of each of the initializer's rows, or a number."""
 
 ExportFormat: TypeAlias = Literal["diffusers", "comfyui", "a1111"]
 """Formats of other programs in which a token is written and read."""
+
+MAX_TRAINING_STEPS = 1_000_000
+MAX_BATCH_SIZE = 1024
+MAX_RESOLUTION = 4096
+"""Bounds above every use: a number beyond them is a mistake. The service allows far less."""
+
+MAX_VECTORS = 64
+"""Vectors of a token: CLIP reads 77 positions of a prompt, which has other words too."""
 
 MAX_VALIDATION_IMAGES = 4
 """Validation images per token: the number of prompts that there are for them."""
@@ -72,9 +80,14 @@ class TrainConfig(BaseModel):
     method: Method = Field(
         default="dti", description="dti: directions on the sphere; ti: free vectors by AdamW"
     )
-    steps: int = Field(gt=0, description="optimizer steps per subject")
-    batch_size: int = Field(gt=0, description="samples per subject and step")
-    resolution: int = Field(ge=8, multiple_of=8, description="side of the square crops, in pixels")
+    steps: int = Field(gt=0, le=MAX_TRAINING_STEPS, description="optimizer steps per subject")
+    batch_size: int = Field(gt=0, le=MAX_BATCH_SIZE, description="samples per subject and step")
+    resolution: int = Field(
+        ge=8,
+        le=MAX_RESOLUTION,
+        multiple_of=8,
+        description="side of the square crops, in pixels",
+    )
     lr: float = Field(
         gt=0,
         le=1,
@@ -83,6 +96,7 @@ class TrainConfig(BaseModel):
     kappa: float = Field(
         default_factory=_method_default("kappa"),
         ge=0,
+        le=1e6,
         description="dti: concentration of the von Mises-Fisher prior",
     )
     beta2: float = Field(
@@ -105,7 +119,10 @@ class TrainConfig(BaseModel):
         description="initial vectors: the initializer's rows, or the encoder's last hidden states",
     )
     anchor_weight: float = Field(
-        default=0.0, ge=0, description="ti: weight of the distance to the initial vectors"
+        default=0.0,
+        ge=0,
+        le=1e6,
+        description="ti: weight of the distance to the initial vectors",
     )
     weight_decay: float = Field(
         default_factory=_method_default("weight_decay"),
@@ -120,7 +137,10 @@ class TrainConfig(BaseModel):
     captions: CaptionFamily = Field(default="object", description="family of caption templates")
     timesteps: Timesteps = Field(default="uniform", description="how times are sampled per batch")
     shift: float = Field(
-        default=1.0, gt=0, description="timestep shift s towards noise: u -> s u / (1 + (s - 1) u)"
+        default=1.0,
+        gt=0,
+        le=1000,
+        description="timestep shift s towards noise: u -> s u / (1 + (s - 1) u)",
     )
     pooling: Pooling = Field(
         default="eos",
@@ -130,11 +150,15 @@ class TrainConfig(BaseModel):
         default=False, description="prefix captions with the model's instruction, if it has one"
     )
     eval_every: int = Field(
-        default=20, gt=0, description="steps between evaluations of the fixed-batch loss"
+        default=20,
+        gt=0,
+        le=MAX_TRAINING_STEPS,
+        description="steps between evaluations of the fixed-batch loss",
     )
     patience: int = Field(
         default=0,
         ge=0,
+        le=MAX_TRAINING_STEPS,
         description="early stopping after so many evaluations without improvement; 0: never",
     )
     min_improvement: float = Field(

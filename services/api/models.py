@@ -10,10 +10,12 @@ from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field, JsonValue
 
 from dti_engine.recipes import recipe
+from services.api import order_limits
 from services.api.dependencies import GUARDED, AppStateDep, CurrentPrincipal
 from services.api.jobs.schemas import example
 from services.api.middleware.openai_errors import OpenAIProblem
 from services.api.openapi import problems
+from services.auth.tenants import Limits
 from services.contracts.models import ServedModels, find_model
 
 router = APIRouter(prefix="/v1/models", dependencies=GUARDED, tags=["models"])
@@ -26,6 +28,14 @@ _EXAMPLE: dict[str, Any] = {
     "default": True,
     "recipe": "miniature",
     "config": {"method": "dti", "steps": 200, "batch_size": 4, "resolution": 64},
+    "limits": {
+        "max_image_pixels": 16384,
+        "max_image_steps": 150,
+        "max_training_steps": 5000,
+        "max_training_pixels": 131072,
+        "max_order_pixel_steps": 100_000_000_000_000,
+        "max_order_bytes": 100_000_000,
+    },
 }
 
 
@@ -41,6 +51,11 @@ class ModelResource(BaseModel):
     default: bool = Field(description="True if requests that name no model use this one.")
     recipe: str = Field(description="The recipe that training jobs use unless they name another.")
     config: dict[str, JsonValue] = Field(description="The training config of the recipe.")
+    limits: dict[str, int] = Field(
+        description="The largest orders that the service takes of you for this model: pixels and "
+        "steps of an image; steps of a subject, and its pixels in one step, resolution squared x "
+        "batch size; steps x pixels x batch size and stored bytes of a whole order."
+    )
 
 
 class ModelList(BaseModel):
@@ -55,7 +70,9 @@ class ModelList(BaseModel):
 @router.get("", summary="List the models", responses=problems(model=OpenAIProblem))
 def list_models(principal: CurrentPrincipal, state: AppStateDep) -> ModelList:
     """List the models of all tenants in the form of OpenAI's `models.list`."""
-    return ModelList(data=[_resource(name, state.models) for name in state.models])
+    return ModelList(
+        data=[_resource(name, state.models, principal.limits) for name in state.models]
+    )
 
 
 @router.get("/{model}", summary="Get a model", responses=problems(404, model=OpenAIProblem))
@@ -66,13 +83,14 @@ def get_model(
 ) -> ModelResource:
     """Return a model in the form of OpenAI's `models.retrieve`."""
     find_model(model, state.models)
-    return _resource(model, state.models)
+    return _resource(model, state.models, principal.limits)
 
 
-def _resource(name: str, models: ServedModels) -> ModelResource:
+def _resource(name: str, models: ServedModels, limits: Limits) -> ModelResource:
     return ModelResource(
         id=name,
         default=name == next(iter(models)),
         recipe=models[name].recipe,
         config=recipe(models[name].recipe).model_dump(mode="json"),
+        limits=order_limits.model_limits_of(models[name], limits),
     )

@@ -53,6 +53,15 @@ class Limits(WireModel):
     upload_bytes: int = Field(
         default=200_000_000, ge=1, le=5_000_000_000, description="size of one upload"
     )
+    order_pixel_steps: int = Field(
+        default=100_000_000_000_000,
+        ge=1,
+        le=10**18,
+        description="cost of one request or job: steps x pixels x batch size, over all its items",
+    )
+    order_bytes: int = Field(
+        default=100_000_000, ge=1, le=5_000_000_000, description="size of one job as it is stored"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,6 +170,20 @@ def limits(
     upload_bytes: Annotated[
         int | None, typer.Option(metavar="N", help="Largest upload in bytes.", show_default=False)
     ] = None,
+    order_pixel_steps: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Largest cost of one request or job: steps x pixels x batch size, over its items.",
+            show_default=False,
+        ),
+    ] = None,
+    order_bytes: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Largest job in bytes, as it is stored.", show_default=False
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show the limits of a tenant, after changing those that are given.
@@ -183,6 +197,8 @@ def limits(
         "burst": burst,
         "open_items": open_items,
         "upload_bytes": upload_bytes,
+        "order_pixel_steps": order_pixel_steps,
+        "order_bytes": order_bytes,
     }
     changes = {name: value for name, value in requested.items() if value is not None}
     opened = _open_store(store)

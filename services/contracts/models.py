@@ -13,8 +13,9 @@ from typing import Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from dti_engine.config import DtypeName
-from dti_engine.recipes import RECIPES
+from dti_engine.recipes import RECIPES, recipe
 from services import logs
+from services.contracts.cost import ModelLimits, OrderLimits, model_limits
 from services.contracts.jobs import Label, WireModel
 from services.contracts.node_labels import LabelSelector
 from services.errors import SettingsError, UnknownModelError
@@ -135,6 +136,18 @@ class ServedModel(WorkerModel):
     generation: GenerationSettings = Field(
         default=GenerationSettings(), description="settings of the engines"
     )
+    limits: OrderLimits = Field(
+        default=OrderLimits(), description="the largest orders that the service takes"
+    )
+
+    def order_limits(self) -> ModelLimits:
+        """Return the limits of orders for this model, in numbers."""
+        return model_limits(self.limits, recipe(self.recipe))
+
+    @property
+    def image_pixels(self) -> int:
+        """Return the pixels of an image of the model's own size, as far as its recipe tells."""
+        return recipe(self.recipe).resolution ** 2
 
     def for_worker(self) -> WorkerModel:
         """Return the part that a worker uses."""

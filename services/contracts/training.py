@@ -87,6 +87,9 @@ class TrainingJobSpec(WireModel):
         default=4, ge=0, le=4, description="images that each token is validated with"
     )
     webhook: str | None = Field(default=None, description="URL to notify when the job ends")
+    max_steps: int | None = Field(
+        default=None, description="steps that a bundle.json may ask for at most; none: any number"
+    )
 
 
 def batch_of(config: TrainConfig) -> str:

@@ -87,7 +87,7 @@ def load_subject(store: Store, attempt: Attempt, now: datetime) -> LoadedSubject
         attempt=attempt,
         job=job,
         config=config,
-        subject=_subject(attempt, item, bundle, config),
+        subject=_subject(attempt, item, bundle, job, config),
         checkpoint=checkpoint,
         references=[_thumbnail(image.image) for image in bundle.images]
         if job.validation_images
@@ -137,7 +137,9 @@ def _require_consent(item: TrainingItem, description: BundleDescription, now: da
         raise SubjectError(f"the consent to learn this person expired {item.consent.expires_at}")
 
 
-def _subject(attempt: Attempt, item: TrainingItem, bundle: Bundle, config: TrainConfig) -> Subject:
+def _subject(
+    attempt: Attempt, item: TrainingItem, bundle: Bundle, job: TrainingJobSpec, config: TrainConfig
+) -> Subject:
     description = bundle.description
     if not (initializer := item.initializer or description.initializer):
         raise SubjectError(
@@ -153,6 +155,12 @@ def _subject(attempt: Attempt, item: TrainingItem, bundle: Bundle, config: Train
         own_config = config.changed(**overrides)
     except ConfigurationError as error:
         raise SubjectError(f"it asks for what this job cannot do: {error}") from error
+    # Checked here, since the API does not read bundle.json, whose steps count as well.
+    if job.max_steps is not None and own_config.steps > job.max_steps:
+        raise SubjectError(
+            f"it asks for {own_config.steps} steps, and the service takes at most {job.max_steps} "
+            "for this model: give fewer in bundle.json"
+        )
     if reason := own_config.incompatibility_with(config):
         raise SubjectError(f"it cannot be trained among the others of its job: {reason}")
     seed = item.training.seed if item.training.seed is not None else description.training.seed

@@ -53,7 +53,7 @@ def test_good_subjects_become_tokens_that_paint_and_bad_ones_say_why(caller: Cal
 
 
 def test_jobs_are_cancelled_and_tokens_deleted_for_good(caller: Caller) -> None:
-    slow = caller.submit(caller.subjects(2), "slow", overrides={"steps": 100_000})
+    slow = caller.submit(caller.subjects(2), "slow", overrides={"steps": 5000})
     caller.wait_for(lambda: caller.job(slow)["counts"]["running"] == 2)
     caller.http.post(f"/v1/training-jobs/{slow}/cancel").raise_for_status()
     caller.wait_for(lambda: caller.job(slow)["state"] == "cancelled")

@@ -107,7 +107,7 @@ def test_higher_limits_of_a_model_replace_no_engine_and_no_worker(
     service: Service, tenant: Tenant
 ) -> None:
     release = service.release
-    job = tenant.submit(steps=100_000, key="limits")
+    job = tenant.submit(steps=5000, key="limits")
     tenant.wait_for_steps(job, 5, service.training)
     workers = trained_by(service.training, "ray-head")
     assert len(workers) == 1

@@ -8,7 +8,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from pydantic import ValidationError as SchemaError
 from pydantic_core import from_json
 
-from dti_engine.config import PLACEHOLDER, Magnitude, Schedule, explain
+from dti_engine.config import (
+    MAX_TRAINING_STEPS,
+    MAX_VECTORS,
+    PLACEHOLDER,
+    Magnitude,
+    Schedule,
+    explain,
+)
 from dti_engine.images.bundles.members import BundleFinding, normalized, printable
 from dti_engine.images.bundles.reader import DESCRIPTION
 
@@ -65,15 +72,20 @@ class TrainingOverrides(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     seed: int | None = Field(default=None, ge=0, lt=2**64, description="seed of all random draws")
-    vectors: int | None = Field(default=None, ge=1, description="vectors of the token")
-    steps: int | None = Field(default=None, gt=0, description="optimizer steps")
+    vectors: int | None = Field(
+        default=None, ge=1, le=MAX_VECTORS, description="vectors of the token"
+    )
+    steps: int | None = Field(
+        default=None, gt=0, le=MAX_TRAINING_STEPS, description="optimizer steps"
+    )
     lr: float | None = Field(default=None, gt=0, le=1, description="learning rate")
-    kappa: float | None = Field(default=None, ge=0, description="strength of the prior")
+    kappa: float | None = Field(default=None, ge=0, le=1e6, description="strength of the prior")
     magnitude: Magnitude | None = Field(default=None, description="length of the embedding")
     schedule: Schedule | None = Field(default=None, description="schedule of the learning rate")
     patience: int | None = Field(
         default=None,
         ge=0,
+        le=MAX_TRAINING_STEPS,
         description="early stopping after so many evaluations without improvement",
     )
     ema_decay: float | None = Field(

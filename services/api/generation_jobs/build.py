@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue, ValidationError
 
+from services.api import order_limits
 from services.api.generation_jobs.schemas import GenerationJobRequest, VariantRequest
 from services.api.images.request import inline_tokens, resolve_blends
 from services.api.images.schemas import SlerpBlend
 from services.api.problems import invalid_request
 from services.api.training_jobs.build import check_webhook, choose_model
+from services.auth.tenants import Limits
 from services.contracts.generation import (
     GenerationJobSpec,
     ImageItem,
@@ -43,9 +45,12 @@ class BuiltGenerationJob:
 
 
 def build_generation_job(
-    request: GenerationJobRequest, served_models: ServedModels, settings: ApiSettings
+    request: GenerationJobRequest,
+    limits: Limits,
+    served_models: ServedModels,
+    settings: ApiSettings,
 ) -> BuiltGenerationJob:
-    """Build a generation job.
+    """Build a generation job of a tenant with these limits.
 
     Raises:
         RequestValidationError: The request is not valid.
@@ -62,6 +67,11 @@ def build_generation_job(
             f"images, and a job has at most {MAX_ITEMS}: submit several jobs",
         )
     common = _common_fields(request)
+    steps = ImageSpec.model_validate({**common, "prompt": "", "seed": 0}).steps
+    cost = order_limits.image_cost(
+        model, served_models[model], request.width_and_height, steps, count
+    )
+    order_limits.check_tenant_limits(limits, cost, ("body", "prompts"))
     spec = GenerationJobSpec(
         model=model,
         prompts=tuple(_prompt_spec(request, number) for number in range(len(prompts))),
@@ -80,13 +90,14 @@ def build_generation_job(
         )
     except ValidationError as error:
         raise invalid_request(("body", "prompts"), error.errors()[0]["msg"]) from error
+    order_limits.check_stored_bytes(limits, job, ("body", "prompts"))
     return BuiltGenerationJob(
         request=job,
         model=model,
         num_prompts=len(prompts),
         num_variants=len(variants),
         num_seeds=len(seeds),
-        steps_per_image=ImageSpec.model_validate({**common, "prompt": "", "seed": 0}).steps,
+        steps_per_image=steps,
     )
 
 

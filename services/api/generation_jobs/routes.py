@@ -76,7 +76,7 @@ def create_generation_job(
     priority over jobs.
     """
     request = parse_generation_job(body)
-    job = build_generation_job(request, state.models, state.settings)
+    job = build_generation_job(request, principal.limits, state.models, state.settings)
     if request.dry_run:
         dry_run = _dry_run(state, principal.tenant, request, job)
         return JSONResponse(dry_run.model_dump(mode="json"))

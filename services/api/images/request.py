@@ -9,8 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from dti_engine.config import PLACEHOLDER
+from services.api import order_limits
 from services.api.images.schemas import Blend, ImageGenerationRequest, SlerpBlend, ignored_fields
 from services.api.problems import invalid_request
+from services.auth.authenticator import Principal
 from services.contracts.generation import BlendPart, GenerateRequest, ImageSpec
 from services.contracts.models import ServedModels, find_model
 from services.errors import InvalidIdError
@@ -31,7 +33,7 @@ class EngineCall:
 
 def build_engine_call(
     request: ImageGenerationRequest,
-    tenant: str,
+    principal: Principal,
     served_models: ServedModels,
     max_timeout_s: float,
 ) -> EngineCall:
@@ -51,13 +53,14 @@ def build_engine_call(
             "setting generation_timeout_s): give less, or leave it out",
         )
     model, warnings = _model(request.model, served_models)
+    _check_cost(request, model, served_models, principal)
     fields = _image_fields(request)
     # Drawn here, so that the response can name it: the same request with this seed gives the same
     # image.
     first_seed = secrets.randbits(32) if request.seed is None else request.seed
     try:
         engine_request = GenerateRequest(
-            tenant=tenant,
+            tenant=principal.tenant,
             images=tuple(
                 ImageSpec(**fields, seed=(first_seed + number) % 2**32)
                 for number in range(request.n or 1)
@@ -70,6 +73,17 @@ def build_engine_call(
         first = error.errors()[0]
         raise invalid_request(("body", *first["loc"]), first["msg"]) from error
     return EngineCall(model, engine_request, (*warnings, *ignored_fields(request)))
+
+
+def _check_cost(
+    request: ImageGenerationRequest, name: str, served_models: ServedModels, principal: Principal
+) -> None:
+    """Raise RequestValidationError if the model or the tenant takes no such order."""
+    steps: int = request.steps or ImageSpec.model_fields["steps"].default
+    cost = order_limits.image_cost(
+        name, served_models[name], request.width_and_height, steps, request.n or 1
+    )
+    order_limits.check_tenant_limits(principal.limits, cost, ("body",))
 
 
 def _model(name: str | None, served_models: ServedModels) -> tuple[str, tuple[str, ...]]:

@@ -104,9 +104,7 @@ async def create_images(
     request fails if one image fails. A client that disconnects cancels the request.
     """
     settings = state.settings
-    call = build_engine_call(
-        image_request, principal.tenant, state.models, settings.generation_timeout_s
-    )
+    call = build_engine_call(image_request, principal, state.models, settings.generation_timeout_s)
     urls = None
     if image_request.response_format == "url":
         base_url = settings.public_url or str(request.base_url)

@@ -15,8 +15,11 @@ from pydantic import ValidationError
 from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError
 from dti_engine.recipes import recipe
+from services.api import order_limits
 from services.api.problems import invalid_request
 from services.api.training_jobs.schemas import Subject, TrainingJobRequest
+from services.auth.authenticator import Principal
+from services.contracts.cost import Cost
 from services.contracts.jobs import MAX_ITEMS, JobItem, JobRequest
 from services.contracts.models import ServedModel, ServedModels
 from services.contracts.training import TrainingJobSpec, batch_of
@@ -81,7 +84,7 @@ def parse_training_job(body: bytes) -> TrainingJobRequest:
 
 def build_training_job(
     store: Store,
-    tenant: str,
+    principal: Principal,
     request: TrainingJobRequest,
     served_models: ServedModels,
     settings: ApiSettings,
@@ -94,19 +97,22 @@ def build_training_job(
         UnavailableError: The store does not answer.
     """
     name = choose_model(request.model, served_models)
-    recipe_name, config = _config(request, served_models[name])
+    model = served_models[name]
+    recipe_name, config = _config(request, name, model)
     if request.webhook:
         check_webhook(request.webhook.url, allow_private=settings.allow_private_webhooks)
-    subjects = request.subjects or _read_manifest(store, tenant, request, settings)
+    subjects = request.subjects or _read_manifest(store, principal.tenant, request, settings)
     place = "manifest" if request.subjects is None else "subjects"
     # By the store's clock, which workers use as well when they check consents again.
-    _check_subjects(subjects, config, store.now(), place)
+    cost = _check_subjects(subjects, config, name, model, store.now(), place)
+    order_limits.check_tenant_limits(principal.limits, cost, ("body", place))
     spec = TrainingJobSpec(
         model=name,
         recipe=recipe_name,
         config=config.model_dump(mode="json"),
         validation_images=request.validation_images,
         webhook=request.webhook.url if request.webhook else None,
+        max_steps=model.order_limits().max_training_steps,
     )
     try:
         job = JobRequest(
@@ -120,6 +126,7 @@ def build_training_job(
         )
     except ValidationError as error:
         raise invalid_request(("body", place), error.errors()[0]["msg"]) from error
+    order_limits.check_stored_bytes(principal.limits, job, ("body", place))
     return BuiltTrainingJob(job, subjects, name, recipe_name, config)
 
 
@@ -154,16 +161,21 @@ def choose_model(name: str | None, served_models: ServedModels) -> str:
     return name or next(iter(served_models))
 
 
-def _config(request: TrainingJobRequest, served_model: ServedModel) -> tuple[str, TrainConfig]:
-    name = request.recipe or served_model.recipe
+def _config(
+    request: TrainingJobRequest, model_name: str, model: ServedModel
+) -> tuple[str, TrainConfig]:
+    name = request.recipe or model.recipe
     try:
         config = recipe(name)
     except ConfigurationError as error:
         raise invalid_request(("body", "recipe"), str(error)) from error
     try:
-        return name, config.changed(**request.overrides)
+        config = config.changed(**request.overrides)
     except ConfigurationError as error:
         raise invalid_request(("body", "overrides"), str(error)) from error
+    if reason := order_limits.training_reason(model_name, model, config):
+        raise invalid_request(("body", "overrides" if request.overrides else "recipe"), reason)
+    return name, config
 
 
 def check_webhook(url: str, *, allow_private: bool) -> None:
@@ -219,23 +231,35 @@ def _placed(error: Any, prefix: tuple[str | int, ...]) -> Mapping[str, Any]:
 
 
 def _check_subjects(
-    subjects: Sequence[Subject], config: TrainConfig, now: datetime, place: str
-) -> None:
-    """Check consents, and that the subjects' own training settings fit the job's config."""
+    subjects: Sequence[Subject],
+    config: TrainConfig,
+    name: str,
+    model: ServedModel,
+    now: datetime,
+    place: str,
+) -> Cost:
+    """Check consents and the subjects' own training settings; return the cost of them all."""
     errors: list[Any] = []
+    num_without_changes = sum(not subject.training.changes() for subject in subjects)
+    cost = order_limits.training_cost(config, num_without_changes)
     for number, subject in enumerate(subjects):
         where = ("body", place, number if place == "subjects" else number + 1)
         if subject.consent and not subject.consent.holds(now):
             errors.append(_error((*where, "consent", "expires_at"), "this consent has expired"))
         if changes := subject.training.changes():
             try:
-                config.changed(**changes)
+                own_config = config.changed(**changes)
             except ConfigurationError as error:
                 errors.append(_error((*where, "training"), str(error)))
+                continue
+            if reason := order_limits.training_reason(name, model, own_config):
+                errors.append(_error((*where, "training"), reason))
+            cost += order_limits.training_cost(own_config)
         if len(errors) >= _MAX_ERRORS:
             break
     if errors:
         raise RequestValidationError(errors)
+    return cost
 
 
 def _error(place: tuple[str | int, ...], reason: str) -> Mapping[str, Any]:

@@ -45,9 +45,7 @@ def create_training_job(
     run lists the missing ones.
     """
     request = parse_training_job(body)
-    job = build_training_job(
-        state.ledger.store, principal.tenant, request, state.models, state.settings
-    )
+    job = build_training_job(state.ledger.store, principal, request, state.models, state.settings)
     if request.dry_run:
         return JSONResponse(_dry_run(state, principal.tenant, job).model_dump(mode="json"))
     return submit_job(state, principal, key, job.request, "subjects")

@@ -24,6 +24,7 @@ from dti_engine.generation.pipeline import ImageRequest, generate
 from dti_engine.text.tokens import LearnedToken
 from services.api.generation_jobs.build import build_generation_job
 from services.api.generation_jobs.schemas import GenerationJobRequest
+from services.auth.tenants import Limits
 from services.contracts.jobs import JobItem, JobRequest
 from services.contracts.models import MINIATURE
 from services.ledger import aliases
@@ -116,7 +117,7 @@ def test_after_a_dispatcher_is_killed_another_ends_every_image_once(
             "steps": 3,
         }
     )
-    request = build_generation_job(job_request, MINIATURE, ApiSettings()).request
+    request = build_generation_job(job_request, Limits(), MINIATURE, ApiSettings()).request
     job = submit(ledger, "acme", "generate", request).job
     port = free_port()
     engines = f"http://127.0.0.1:{port}/engines"

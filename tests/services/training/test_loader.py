@@ -1,0 +1,67 @@
+"""Loading of a claimed subject: what only its bundle.json tells is checked by the worker."""
+
+import hashlib
+import io
+import json
+import random
+import zipfile
+
+import pytest
+from PIL import Image
+
+from dti_engine.errors import SubjectError
+from dti_engine.recipes import recipe
+from services.contracts.jobs import JobItem, JobRequest
+from services.contracts.training import TrainingItem, TrainingJobSpec
+from services.ledger import uploads
+from services.ledger.attempts import Attempt
+from services.ledger.ledger import Ledger
+from services.ledger.submissions import submit
+from services.ledger.worker import WorkerSession
+from services.settings import LedgerSettings
+from services.storage.memory import MemoryStore
+from services.training.loader import load_subject
+
+
+def _bundle(description: dict[str, object]) -> bytes:
+    image, file = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(image, "PNG")
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("one.png", image.getvalue())
+        archive.writestr("bundle.json", json.dumps(description))
+    return file.getvalue()
+
+
+def _claimed(store: MemoryStore, bundle: bytes) -> Attempt:
+    ledger = Ledger.open(store, LedgerSettings(lease_s=60, poll_interval_s=0.001))
+    sha256 = hashlib.sha256(bundle).hexdigest()
+    uploads.write(store, "acme", sha256, bundle)
+    spec = TrainingJobSpec(
+        model="miniature",
+        recipe="miniature",
+        config=recipe("miniature").model_dump(mode="json"),
+        max_steps=5000,
+    )
+    item = JobItem(name="rex", work=TrainingItem(bundle=sha256).model_dump(mode="json"))
+    request = JobRequest(pool="miniature", items=(item,), shared=spec.model_dump(mode="json"))
+    submit(ledger, "acme", "key", request)
+    worker = WorkerSession(ledger, "miniature", rng=random.Random(1))
+    worker.begin()
+    (attempt,) = worker.claim(1)
+    return attempt
+
+
+@pytest.mark.parametrize(("steps", "is_taken"), [(5000, True), (5001, False), (10**18, False)])
+def test_a_bundle_may_ask_for_as_many_steps_as_the_service_takes(
+    steps: int, is_taken: bool
+) -> None:
+    store = MemoryStore()
+    bundle = _bundle({"initializer": "dog", "training": {"steps": steps}})
+    attempt = _claimed(store, bundle)
+    if is_taken:
+        subject = load_subject(store, attempt, store.now()).subject
+        assert subject.config is not None
+        assert subject.config.steps == steps
+    else:
+        with pytest.raises(SubjectError, match="steps"):
+            load_subject(store, attempt, store.now())
