@@ -19,6 +19,7 @@ from services.contracts.generation import (
     GenerateRequest,
     ImageEvent,
     Rejection,
+    split_secrets,
 )
 from services.errors import (
     DeadlineExceededError,
@@ -63,12 +64,12 @@ class EngineClient:
 
         Args:
             url: Base URL, to which the name of a model is appended; None if no engines run.
-            secret: Bearer token that the engines expect.
+            secret: The secrets that the engines accept, separated by commas; the first is sent.
             connect_timeout_s: How long an engine that does not accept a connection may take.
         """
         self._url = url.rstrip("/") if url else None
         self._http = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {secret}"},
+            headers={"Authorization": f"Bearer {split_secrets(secret)[0]}"},
             # No read timeout: the request's own deadline bounds the whole exchange.
             timeout=httpx.Timeout(connect_timeout_s, read=None),
             # Connections are not reused: the other side may just have closed an idle one, and the

@@ -7,6 +7,7 @@ ServiceError (DTIError)
 |-- LargeUploadError                    an upload is larger than its use allows
 |-- DamagedUploadError                  an upload does not have the announced digest
 |-- UnknownKeyError                     a request has no valid API key, or no key has this id
+|-- ScopeError                          the scope of an API key does not allow a request
 |-- UnknownTenantError                  there is no such tenant
 |-- UnsafeUrlError                      a webhook must not be sent to this URL
 |-- NoEngineError                       no engine of the model answers now: ask again
@@ -78,6 +79,10 @@ class DamagedUploadError(ServiceError):
 
 class UnknownKeyError(ServiceError):
     """A request has no valid API key, or no key has this id."""
+
+
+class ScopeError(ServiceError):
+    """The scope of an API key does not allow the request."""
 
 
 class UnknownTenantError(ServiceError):

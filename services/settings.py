@@ -241,8 +241,9 @@ class EngineSecret(EnvironmentSettings):
     engine_secret: str = Field(
         min_length=1,
         repr=False,
-        description="secret of engines and their callers, such as one by `openssl rand -hex 32`; "
-        "give it as a variable or a file, since other users can see flags",
+        description="secret of engines and their callers, such as one by `openssl rand -hex 32`, "
+        "or several, separated by commas: the first is sent, any is accepted; give it as a "
+        "variable or a file, since other users can see flags",
     )
 
 
@@ -282,7 +283,10 @@ class ApiProcessSettings(  # pyright: ignore[reportIncompatibleVariableOverride]
         f"{_SHUTDOWN_RESERVE_S} s more than generation_timeout_s",
     )
     engine_secret: str = Field(
-        default="", repr=False, description="secret that is shared with the engines"
+        default="",
+        repr=False,
+        description="secret that is shared with the engines, or several, separated by commas: the "
+        "first is sent",
     )
 
     @model_validator(mode="after")

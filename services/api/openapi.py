@@ -23,6 +23,7 @@ a retry; a retry is always safe. Every response has an `X-Request-Id`, which the
 _MEANINGS = {
     400: "The request cannot be parsed, or its Idempotency-Key is missing.",
     401: "The API key is missing or not valid.",
+    403: "The scope of the API key does not allow the request.",
     404: "The resource does not exist for this tenant.",
     408: "The body did not arrive in time.",
     409: "The request contradicts an earlier one.",
@@ -34,7 +35,7 @@ _MEANINGS = {
     503: "The store or the engine is unavailable: retry after `Retry-After` seconds.",
     504: "The result was not ready within the requested time.",
 }
-_ALWAYS = (401, 413, 422, 429, 500, 503)
+_ALWAYS = (401, 403, 413, 422, 429, 500, 503)
 _REF = "#/components/schemas/{model}"
 
 _RETRY = {

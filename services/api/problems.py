@@ -31,6 +31,7 @@ from services.errors import (
     NoEngineError,
     QueueFullError,
     QuotaError,
+    ScopeError,
     ServiceError,
     SettingsError,
     UnavailableError,
@@ -103,6 +104,7 @@ class ProblemType(NamedTuple):
 
 PROBLEM_TYPES: Mapping[type[DTIError], ProblemType] = {
     UnknownKeyError: ProblemType(401, "unauthorized"),
+    ScopeError: ProblemType(403, "forbidden"),
     UnknownJobError: ProblemType(404, "not-found"),
     UnknownUploadError: ProblemType(404, "not-found"),
     UnknownImageError: ProblemType(404, "not-found"),
@@ -131,6 +133,7 @@ PROBLEM_TYPES: Mapping[type[DTIError], ProblemType] = {
 _NAMES = {
     400: "invalid-request",
     401: "unauthorized",
+    403: "forbidden",
     404: "not-found",
     405: "method-not-allowed",
     408: "timeout",

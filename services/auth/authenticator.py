@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from services.auth.keys import UNKNOWN_KEY_SHA256, Credential, KeyRecord, read_key
+from services.auth.scopes import Scope
 from services.auth.tenants import Limits, Tenant, read_tenant
 from services.caching.stale_while_error import MAX_ENTRIES, CacheEntry, StaleWhileErrorCache
 from services.errors import DeletedError, UnknownKeyError, UnknownTenantError
@@ -29,6 +30,7 @@ class Principal:
     key: str
     """The id of the API key."""
     limits: Limits
+    scope: Scope = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class Authenticator:
         tenant = self._tenants.get(key.record.tenant).value
         if tenant is None:
             raise _unknown()
-        return Principal(tenant.tenant, credential.key, tenant.limits)
+        return Principal(tenant.tenant, credential.key, tenant.limits, key.record.scope)
 
     def _is_valid(self, key: _DatedKey, entry: CacheEntry[_DatedKey]) -> bool:
         if key.record.revoked:

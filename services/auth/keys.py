@@ -19,6 +19,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from services.auth.scopes import Scope
 from services.auth.tenants import add_tenant, parse_record
 from services.errors import ConflictError, NotFoundError, UnknownKeyError
 from services.ledger.deletion import delete_tenant
@@ -90,12 +91,19 @@ class KeyRecord(VersionedRecord):
     type: Literal["key"] = "key"
     tenant: str
     name: str = ""
+    scope: Scope = "all"
     sha256: str = Field(repr=False)
     """The digest of the secret."""
     created: datetime
     expires: datetime | None = None
     """None if the key does not expire."""
+    valid_for_s: float | None = None
+    """How long the key is valid from its creation; None if it does not expire by itself."""
     revoked: datetime | None = None
+
+    @property
+    def valid_for(self) -> timedelta | None:
+        return None if self.valid_for_s is None else timedelta(seconds=self.valid_for_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +122,7 @@ class KeyView:
     id: str
     tenant: str
     name: str
+    scope: Scope
     created: datetime
     expires: datetime | None
     revoked: datetime | None
@@ -123,12 +132,26 @@ class KeyView:
         return self.revoked is None and (self.expires is None or now < self.expires)
 
 
-def create_key(store: Store, tenant: str, name: str = "") -> NewKey:
+def create_key(
+    store: Store,
+    tenant: str,
+    name: str = "",
+    *,
+    scope: Scope = "all",
+    valid_for: timedelta | None = None,
+) -> NewKey:
     """Create a key, and the tenant if it does not exist.
+
+    Args:
+        store: The store of the service.
+        tenant: The tenant that the key belongs to.
+        name: What the key is for.
+        scope: What the requests of the key may do.
+        valid_for: How long the key is valid; None if it does not expire.
 
     Raises:
         InvalidIdError: The tenant's name is malformed.
-        ConflictError: The key's name is too long or not printable.
+        ConflictError: The key's name is too long or not printable, or `valid_for` is not positive.
         DeletedError: The tenant was deleted.
     """
     if len(name) > MAX_NAME_LENGTH or not name.isprintable():
@@ -136,14 +159,20 @@ def create_key(store: Store, tenant: str, name: str = "") -> NewKey:
             f"the key's name has {len(name)} characters: give at most {MAX_NAME_LENGTH}, all "
             "printable"
         )
+    if valid_for is not None and valid_for <= timedelta(0):
+        raise ConflictError(f"the key would be valid for {valid_for}: give more than 0")
     add_tenant(store, tenant)
     credential = Credential.new()
+    now = store.now()
     record = KeyRecord(
         nonce=Ids().nonce(),
         tenant=tenant,
         name=name,
+        scope=scope,
         sha256=credential.sha256,
-        created=store.now(),
+        created=now,
+        expires=None if valid_for is None else now + valid_for,
+        valid_for_s=None if valid_for is None else valid_for.total_seconds(),
     )
     # Hardly ever: ids have 80 random bits. But an existing key must not get another secret.
     if not create_once(store, f"{FOLDER}{credential.key}", pack(record)):
@@ -153,6 +182,9 @@ def create_key(store: Store, tenant: str, name: str = "") -> NewKey:
 
 def rotate_key(store: Store, key: str, grace: timedelta) -> NewKey:
     """Create a successor of a key, which expires after `grace` so that clients can change over.
+
+    The successor has the name and the scope of the key, and is valid for as long as the key was
+    when it was created.
 
     Raises:
         UnknownKeyError: The key does not exist.
@@ -164,7 +196,9 @@ def rotate_key(store: Store, key: str, grace: timedelta) -> NewKey:
     if grace < timedelta(0):
         raise ConflictError(f"the grace period is {grace}: give 0 or more")
     # The successor comes first: if the process dies here, the old key is still valid.
-    new = create_key(store, record.tenant, record.name)
+    new = create_key(
+        store, record.tenant, record.name, scope=record.scope, valid_for=record.valid_for
+    )
     expires = store.now() + grace
 
     def expire(record: KeyRecord) -> dict[str, object]:
@@ -258,4 +292,12 @@ def _view(store: Store, key: str) -> KeyView | None:
         _, record = read_key(store, key)
     except UnknownKeyError:
         return None
-    return KeyView(key, record.tenant, record.name, record.created, record.expires, record.revoked)
+    return KeyView(
+        key,
+        record.tenant,
+        record.name,
+        record.scope,
+        record.created,
+        record.expires,
+        record.revoked,
+    )

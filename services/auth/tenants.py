@@ -7,12 +7,14 @@ import base64
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any, Literal, TypeVar
 
 from pydantic import Field, JsonValue, ValidationError
 
 from services.contracts.jobs import WireModel
 from services.errors import (
+    ConflictError,
     DamagedRecordError,
     DeletedError,
     NotFoundError,
@@ -23,12 +25,19 @@ from services.ledger.ids import Ids, check_tenant_name
 from services.ledger.keys import tenant_deletion_key
 from services.ledger.ledger import compare_and_swap, create_once
 from services.ledger.records import Record, VersionedRecord, pack, unpack
-from services.storage.interface import Store
+from services.storage.interface import Head, Store
 
 FOLDER = "tenants/"
 _SECRET_BYTES = 32
 
 R = TypeVar("R", bound=Record)
+
+
+class PreviousSecret(WireModel):
+    """A webhook secret that was replaced, and signs beside its successor until a time."""
+
+    secret: str = Field(repr=False)
+    until: datetime
 
 
 class TenantRecord(VersionedRecord):
@@ -38,6 +47,8 @@ class TenantRecord(VersionedRecord):
     limits: dict[str, JsonValue] = Field(default={})
     """Only limits that were set; limits that a later version added are kept as they are."""
     webhook_secret: str = Field(repr=False)
+    previous_secrets: tuple[PreviousSecret, ...] = Field(default=(), repr=False)
+    """Secrets before the current one, the latest first. Times are by the store's clock."""
 
 
 class Limits(WireModel):
@@ -71,6 +82,13 @@ class Tenant:
     tenant: str
     limits: Limits
     webhook_secret: str = field(repr=False)
+    previous_secrets: tuple[PreviousSecret, ...] = field(default=(), repr=False)
+    """Replaced secrets that still sign, the latest first."""
+
+    @property
+    def signing_secrets(self) -> tuple[str, ...]:
+        """Return the secrets that sign webhooks now, the current one first."""
+        return (self.webhook_secret, *(previous.secret for previous in self.previous_secrets))
 
 
 def add_tenant(store: Store, tenant: str) -> None:
@@ -83,8 +101,7 @@ def add_tenant(store: Store, tenant: str) -> None:
     check_tenant_name(tenant)
     if is_deleted(store, tenant):
         raise DeletedError(f"tenant {tenant} was deleted: choose another name")
-    secret = "whsec_" + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
-    record = TenantRecord(nonce=Ids().nonce(), webhook_secret=secret)
+    record = TenantRecord(nonce=Ids().nonce(), webhook_secret=_new_secret())
     # If there is a record, it stays: its secret signs the webhooks of this tenant.
     create_once(store, f"{FOLDER}{tenant}", pack(record))
 
@@ -97,11 +114,41 @@ def read_tenant(store: Store, tenant: str) -> Tenant:
         DeletedError: The tenant was deleted.
         InvalidIdError: The tenant's name is malformed.
     """
-    _, record = _read(store, tenant)
+    head, record = _read(store, tenant)
     # The record outlives its tenant: only the command to delete tells.
     if is_deleted(store, tenant):
         raise DeletedError(f"tenant {tenant} was deleted")
-    return Tenant(tenant, _limits(record), record.webhook_secret)
+    return Tenant(
+        tenant,
+        _limits(record),
+        record.webhook_secret,
+        _unexpired(record.previous_secrets, head.date),
+    )
+
+
+def rotate_webhook_secret(store: Store, tenant: str, grace: timedelta) -> str:
+    """Replace the webhook secret, and return the new one; the old one also signs for `grace`.
+
+    Each message carries a signature by every secret that signs, so that receivers which know only
+    one of them accept it.
+
+    Raises:
+        ConflictError: `grace` is negative.
+        UnknownTenantError: The tenant does not exist.
+        DeletedError: The tenant was deleted.
+        InvalidIdError: The tenant's name is malformed.
+    """
+    if grace < timedelta(0):
+        raise ConflictError(f"the grace period is {grace}: give 0 or more")
+    secret = _new_secret()
+    while True:
+        read_tenant(store, tenant)
+        head, record = _read(store, tenant)
+        replaced = PreviousSecret(secret=record.webhook_secret, until=head.date + grace)
+        previous = _unexpired((replaced, *record.previous_secrets), head.date)
+        changed = record.changed(webhook_secret=secret, previous_secrets=previous)
+        if compare_and_swap(store, f"{FOLDER}{tenant}", pack(changed), head.etag):
+            return secret
 
 
 def set_limits(store: Store, tenant: str, changes: Mapping[str, Any]) -> Limits:
@@ -116,7 +163,7 @@ def set_limits(store: Store, tenant: str, changes: Mapping[str, Any]) -> Limits:
         InvalidIdError: The tenant's name is malformed.
     """
     while True:
-        etag, record = _read(store, tenant)
+        head, record = _read(store, tenant)
         try:
             limits = Limits.model_validate(_limits(record).model_dump() | dict(changes))
         except ValidationError as error:
@@ -126,7 +173,7 @@ def set_limits(store: Store, tenant: str, changes: Mapping[str, Any]) -> Limits:
                 f"{', '.join(Limits.model_fields)}"
             ) from error
         changed = record.changed(limits=record.limits | limits.model_dump(include=set(changes)))
-        if compare_and_swap(store, f"{FOLDER}{tenant}", pack(changed), etag):
+        if compare_and_swap(store, f"{FOLDER}{tenant}", pack(changed), head.etag):
             return limits
 
 
@@ -153,7 +200,7 @@ def parse_record(key: str, body: bytes, kind: type[R]) -> R:
         ) from error
 
 
-def _read(store: Store, tenant: str) -> tuple[str, TenantRecord]:
+def _read(store: Store, tenant: str) -> tuple[Head, TenantRecord]:
     key = f"{FOLDER}{check_tenant_name(tenant)}"
     try:
         found = store.read(key)
@@ -161,7 +208,15 @@ def _read(store: Store, tenant: str) -> tuple[str, TenantRecord]:
         raise UnknownTenantError(
             f"there is no tenant {tenant}: `dti keys create {tenant}` creates it"
         ) from error
-    return found.head.etag, parse_record(key, found.body, TenantRecord)
+    return found.head, parse_record(key, found.body, TenantRecord)
+
+
+def _new_secret() -> str:
+    return "whsec_" + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
+
+
+def _unexpired(previous: tuple[PreviousSecret, ...], now: datetime) -> tuple[PreviousSecret, ...]:
+    return tuple(each for each in previous if now < each.until)
 
 
 def _limits(record: TenantRecord) -> Limits:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 CREATE_EXAMPLES = (
     "dti keys create acme --store s3://bucket/dti",
     "dti keys create acme --name 'nightly import'",
+    "dti keys create acme --scope generate --expires 90d",
     "export DTI_API_KEY=$(dti keys create acme)",
 )
 LIST_EXAMPLES = ("dti keys list", "dti keys list acme --json")
@@ -39,6 +40,10 @@ LIMITS_EXAMPLES = (
 )
 
 SECRET_EXAMPLES = ("dti keys webhook-secret acme",)
+ROTATE_SECRET_EXAMPLES = (
+    "dti keys rotate-webhook-secret acme",
+    "dti keys rotate-webhook-secret acme --grace 7d",
+)
 ROTATE_LINKS_EXAMPLES = ("dti keys rotate-links --store s3://bucket/dti",)
 DELETE_EXAMPLES = ("dti keys delete-tenant acme", "dti keys delete-tenant acme --yes")
 
@@ -79,6 +84,22 @@ def create(
     name: Annotated[
         str, typer.Option(metavar="TEXT", help="What the key is for.", show_default=False)
     ] = "",
+    scope: Annotated[
+        str,
+        typer.Option(
+            metavar="SCOPE",
+            help="What requests may do: [cyan]all[/], [cyan]read[/] (only read), or "
+            "[cyan]generate[/] (make images and generation jobs, delete nothing).",
+        ),
+    ] = "all",
+    expires: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="How long the key is valid: 30m, 24h, 90d.",
+            show_default="for good",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Create an API key of a tenant, and print it; it is stored nowhere and never shown again.
@@ -86,8 +107,13 @@ def create(
     The first key of a tenant creates the tenant.
     """
     from services.auth.keys import create_key
+    from services.auth.scopes import SCOPES, find_scope
 
-    _print_new_key(create_key(_open_store(store), tenant, name), tenant, as_json=as_json)
+    if (known := find_scope(scope)) is None:
+        raise SettingsError(f"--scope {scope!r} is not known: give {', '.join(SCOPES)}")
+    valid_for = None if expires is None else _parse_duration(expires, "--expires")
+    new = create_key(_open_store(store), tenant, name, scope=known, valid_for=valid_for)
+    _print_new_key(new, tenant, as_json=as_json)
 
 
 def list_(
@@ -106,10 +132,10 @@ def list_(
     if as_json:
         print_json({"keys": [_document(key, now) for key in keys]})
     elif keys:
-        table = Table("key", "tenant", "name", "created", "state")
+        table = Table("key", "tenant", "name", "scope", "created", "state")
         for key in keys:
             created, state = f"{key.created:%Y-%m-%d %H:%M}", _state(key, now)
-            table.add_row(key.id, key.tenant, escape(key.name), created, state)
+            table.add_row(key.id, key.tenant, escape(key.name), key.scope, created, state)
         results.print(table)
     else:
         say("there are no keys: `dti keys create TENANT` makes one")
@@ -225,6 +251,30 @@ def webhook_secret(tenant: TenantArgument, store: StoreOption, as_json: JsonOpti
         typer.echo(secret)
 
 
+def rotate_webhook_secret(
+    tenant: TenantArgument,
+    store: StoreOption,
+    grace: Annotated[
+        str,
+        typer.Option(metavar="TIME", help="How long the old secret signs too: 0, 30m, 24h, 7d."),
+    ] = "24h",
+    as_json: JsonOption = False,
+) -> None:
+    """Replace the secret that signs a tenant's webhooks, and print the new one.
+
+    For a while each message has a signature by the new and by the old secret, so that receivers
+    can change over without refusing one.
+    """
+    from services.auth.tenants import rotate_webhook_secret as rotate_secret
+
+    secret = rotate_secret(_open_store(store), tenant, _parse_duration(grace))
+    if as_json:
+        print_json({"tenant": tenant, "webhook_secret": secret})
+    else:
+        say(f"webhooks of {tenant} are signed by this secret, and by the old one for {grace}:")
+        typer.echo(secret)
+
+
 def rotate_links(store: StoreOption, as_json: JsonOption = False) -> None:
     """Rotate the keys that sign links to images, of all tenants.
 
@@ -276,7 +326,7 @@ def _open_store(url: str) -> "Store":
     return open_store(url)
 
 
-def _parse_duration(text: str) -> timedelta:
+def _parse_duration(text: str, option: str = "--grace") -> timedelta:
     """Parse 0, 30m, 24h or 7d. Raises: SettingsError."""
     if text == "0":
         return timedelta(0)
@@ -284,7 +334,7 @@ def _parse_duration(text: str) -> timedelta:
         duration = timedelta(**{_UNITS[match[2]]: int(match[1])})
         if duration <= _MAX_GRACE:
             return duration
-    raise SettingsError(f"--grace {text!r} is not a time: give 0, 30m, 24h or 7d, up to 3650d")
+    raise SettingsError(f"{option} {text!r} is not a time: give 0, 30m, 24h or 7d, up to 3650d")
 
 
 def _print_new_key(new: "NewKey", tenant: str, *, as_json: bool) -> None:
@@ -309,6 +359,7 @@ def _document(key: "KeyView", now: datetime) -> dict[str, Any]:
         "key": key.id,
         "tenant": key.tenant,
         "name": key.name,
+        "scope": key.scope,
         "created": key.created.isoformat(),
         "expires": key.expires.isoformat() if key.expires else None,
         "revoked": key.revoked.isoformat() if key.revoked else None,
@@ -328,5 +379,6 @@ mount(app, rotate, ROTATE_EXAMPLES)
 mount(app, revoke, REVOKE_EXAMPLES)
 mount(app, limits, LIMITS_EXAMPLES)
 mount(app, webhook_secret, SECRET_EXAMPLES, name="webhook-secret")
+mount(app, rotate_webhook_secret, ROTATE_SECRET_EXAMPLES, name="rotate-webhook-secret")
 mount(app, rotate_links, ROTATE_LINKS_EXAMPLES, name="rotate-links")
 mount(app, delete_tenant, DELETE_EXAMPLES, name="delete-tenant")

@@ -10,7 +10,9 @@ tokens. Both speak JSON over HTTP inside the cluster and share a secret of their
 
 An engine answers a request that it rejects as a whole with a `Rejection` and its status: 401
 without the secret, 422 for an invalid request, 429 when its queue is full, 503 while it stops.
-This module loads no torch.
+
+The secret may be a list, separated by commas: callers send the first one, and engines accept any of
+them, so that the secret can be changed while requests run. This module loads no torch.
 """
 
 from collections.abc import Mapping
@@ -26,6 +28,12 @@ MAX_IMAGES = 16
 
 MAX_STEPS = 150
 """The largest number of denoising steps of one image; more steps improve none."""
+
+
+def split_secrets(text: str) -> tuple[str, ...]:
+    """Return the secrets in `text`, which are separated by commas; callers send the first one."""
+    return tuple(secret for part in text.split(",") if (secret := part.strip())) or (text,)
+
 
 Placeholder = Annotated[str, StringConstraints(pattern=f"^{PLACEHOLDER.pattern}$")]
 

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from dti_engine.errors import ConfigurationError, DTIError
 from services import logs
-from services.contracts.generation import GenerateRequest, Rejection
+from services.contracts.generation import GenerateRequest, Rejection, split_secrets
 from services.errors import NoEngineError, QueueFullError, UnknownKeyError
 from services.inference.engine import Engine, EventStream
 from services.inference.metrics import count_rejection
@@ -37,8 +37,14 @@ class EngineHandler:
     """Handles the HTTP requests of one engine, in Ray Serve as well as without it."""
 
     def __init__(self, engine: Engine, secret: str) -> None:
-        """Create a handler; `secret` is what the API and the dispatchers authenticate with."""
-        self._engine, self._secret = engine, secret
+        """Create a handler.
+
+        Args:
+            engine: The engine.
+            secret: The secrets of the API and the dispatchers, by commas; any is accepted.
+        """
+        self._engine = engine
+        self._secrets = [each.encode() for each in split_secrets(secret)]
 
     async def handle(self, request: Request) -> Response:
         """Route a request by the last part of its path, and return the response."""
@@ -63,9 +69,8 @@ class EngineHandler:
     async def _generate(self, request: Request) -> Response:
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
         # In constant time, so that the time does not tell how many characters were right.
-        if scheme.lower() != "bearer" or not hmac.compare_digest(
-            secret.encode(), self._secret.encode()
-        ):
+        matches = [hmac.compare_digest(secret.encode(), known) for known in self._secrets]
+        if scheme.lower() != "bearer" or not any(matches):
             raise UnknownKeyError(
                 "this engine is for the API alone: give DTI_ENGINE_SECRET to both"
             )

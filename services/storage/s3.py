@@ -31,7 +31,7 @@ from services.storage.interface import (
     is_range,
 )
 from services.storage.s3_client import S3Connection
-from services.storage.settings import S3Settings
+from services.storage.settings import NO_PRESIGNING, S3Settings
 
 T = TypeVar("T")
 
@@ -75,14 +75,13 @@ class S3Store:
 
     def head(self, key: str) -> Head:
         where = self._where(key)
-        answer = self._call(f"looking at {key!r}", lambda: self._client.head_object(**where))
-        return Head(
-            key,
-            answer["ContentLength"],
-            answer["ETag"],
-            _utc(answer["LastModified"]),
-            _date(answer),
-        )
+
+        def head() -> Head:
+            answer = self._client.head_object(**where)
+            size, etag = answer["ContentLength"], answer["ETag"]
+            return Head(key, size, etag, _utc(answer["LastModified"]), _date(answer))
+
+        return self._call(f"looking at {key!r}", head)
 
     def create(self, key: str, body: bytes) -> str:
         try:
@@ -110,12 +109,12 @@ class S3Store:
 
     def delete(self, key: str) -> None:
         where = self._where(key)
-        self._call(f"deleting {key!r}", lambda: self._client.delete_object(**where), write=True)
+        self._call(f"deleting {key!r}", lambda: self._send_deletion(where), write=True)
 
     def delete_if(self, key: str, *, expected: str) -> None:
         where: dict[str, Any] = {**self._where(key), "IfMatch": expected}
         try:
-            self._call(f"deleting {key!r}", lambda: self._client.delete_object(**where), write=True)
+            self._call(f"deleting {key!r}", lambda: self._send_deletion(where), write=True)
         except NotFoundError:
             return
         except PreconditionFailedError as error:
@@ -143,40 +142,36 @@ class S3Store:
             what["StartAfter"] = self._settings.prefix + after
         if delimiter:
             what["Delimiter"] = delimiter
-        answer: Any = self._call(
-            f"listing {prefix!r}", lambda: self._client.list_objects_v2(**what)
-        )
-        date, cut = _date(answer), len(self._settings.prefix)
-        objects = tuple(
-            Head(item["Key"][cut:], item["Size"], item["ETag"], _utc(item["LastModified"]), date)
-            for item in answer.get("Contents", ())
-        )
-        prefixes = tuple(item["Prefix"][cut:] for item in answer.get("CommonPrefixes", ()))
-        if not answer["IsTruncated"]:
-            return Page(objects, prefixes, None)
-        return Page(
-            objects,
-            prefixes,
-            # Whichever sorts last ends the page; a prefix stands for all keys below it.
-            max([head.key for head in objects[-1:]] + [common + LAST for common in prefixes[-1:]]),
+        return self._call(
+            f"listing {prefix!r}",
+            lambda: _page(self._client.list_objects_v2(**what), len(self._settings.prefix)),
         )
 
     def now(self) -> datetime:
-        return _date(
-            self._call("reading the clock", lambda: self._client.head_bucket(Bucket=self._bucket))
+        return self._call(
+            "reading the clock", lambda: _date(self._client.head_bucket(Bucket=self._bucket))
         )
 
     def presigned_post(self, key: str, *, max_bytes: int, expires_s: int) -> PresignedPost | None:
-        form = self._client.generate_presigned_post(
-            **self._where(key),
-            Conditions=[["content-length-range", 0, max_bytes]],
-            ExpiresIn=expires_s,
-        )
-        return PresignedPost(form["url"], form["fields"])
+        if self._settings.public_endpoint == NO_PRESIGNING:
+            return None
+        where = self._where(key)
+
+        def sign() -> PresignedPost:
+            form = self._connection.presigning_client.generate_presigned_post(
+                **where,
+                Conditions=[["content-length-range", 0, max_bytes]],
+                ExpiresIn=expires_s,
+            )
+            return PresignedPost(form["url"], form["fields"])
+
+        return self._call(f"signing a form for {key!r}", sign)
 
     def presigned_get(
         self, key: str, *, expires_s: int, filename: str = "", media_type: str = ""
     ) -> str | None:
+        if self._settings.public_endpoint == NO_PRESIGNING:
+            return None
         where = self._where(key)
         if filename:
             where["ResponseContentDisposition"] = (
@@ -184,7 +179,11 @@ class S3Store:
             )
         if media_type:
             where["ResponseContentType"] = media_type
-        return self._client.generate_presigned_url("get_object", Params=where, ExpiresIn=expires_s)
+        client = self._connection.presigning_client
+        return self._call(
+            f"signing a link to {key!r}",
+            lambda: client.generate_presigned_url("get_object", Params=where, ExpiresIn=expires_s),
+        )
 
     def retention(self) -> Retention:
         bucket = self._bucket
@@ -227,9 +226,15 @@ class S3Store:
         # Not upload_file: its transfer manager splits large bodies, and ignores conditions.
         return self._call(
             f"writing {key!r}",
-            lambda: self._client.put_object(**where, Body=body, **condition),
+            lambda: self._client.put_object(**where, Body=body, **condition)["ETag"],
             write=True,
-        )["ETag"]
+        )
+
+    def _send_deletion(self, what: dict[str, Any]) -> None:
+        status = self._client.delete_object(**what)["ResponseMetadata"]["HTTPStatusCode"]
+        # A web page has 200, and nothing is deleted.
+        if status != 204:
+            raise ValueError(f"the answer to a deletion has status {status}, not 204")
 
     def _read_back(self, key: str) -> Object:
         """Return the object after a write failed with 412.
@@ -252,6 +257,21 @@ def _version_error(stored: Head, expected: str) -> PreconditionFailedError:
     return PreconditionFailedError(
         f"{stored.key!r} is at {stored.etag}, not at {expected} as expected: read it again"
     )
+
+
+def _page(answer: Any, cut: int) -> Page:
+    """Return a page of a listing; `cut` is the length of the store's own prefix."""
+    date = _date(answer)
+    objects = tuple(
+        Head(item["Key"][cut:], item["Size"], item["ETag"], _utc(item["LastModified"]), date)
+        for item in answer.get("Contents", ())
+    )
+    prefixes = tuple(item["Prefix"][cut:] for item in answer.get("CommonPrefixes", ()))
+    if not answer["IsTruncated"]:
+        return Page(objects, prefixes, None)
+    # Whichever sorts last ends the page; a prefix stands for all keys below it.
+    last = max([head.key for head in objects[-1:]] + [common + LAST for common in prefixes[-1:]])
+    return Page(objects, prefixes, last)
 
 
 def _date(answer: Any) -> datetime:

@@ -5,12 +5,15 @@ deadline nor tells whether a failed write may have been applied, and it does not
 (a conflict of concurrent conditional writes, which none of them has won yet).
 """
 
+import http.client
 import random
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 import boto3
+import boto3.exceptions
+import urllib3.exceptions
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -32,11 +35,12 @@ from services.errors import (
     NotFoundError,
     OutcomeUnknownError,
     PreconditionFailedError,
+    ServiceError,
     SettingsError,
     StorageError,
     UnavailableError,
 )
-from services.storage.settings import S3Settings
+from services.storage.settings import NO_PRESIGNING, S3Settings
 
 T = TypeVar("T")
 
@@ -121,12 +125,27 @@ if TYPE_CHECKING:
 # The connection was never made, so that the server has seen nothing.
 _UNSENT = (ConnectTimeoutError, EndpointConnectionError, ProxyConnectionError)
 # The answer never came, broke off, or was altered on its way: the request may have been applied.
+# Errors of urllib3 and http.client are raised while a body is read, where botocore translates few.
 _LOST = (
     HTTPClientError,
     IncompleteReadError,
-    ResponseParserError,
     FlexibleChecksumError,
     OSError,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+)
+# The answer lacks what every S3 server sends, or is no XML. A page of a proxy, a console or a login
+# has this form, even with status 200.
+_NO_S3_ANSWER = (
+    ResponseParserError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    ValueError,
+)
+_NO_S3_SERVER = (
+    "this is no answer of an S3 server, but perhaps a web page: look at DTI_S3_ENDPOINT, and at "
+    "what stands before the server"
 )
 
 
@@ -156,34 +175,21 @@ class S3Connection:
         """
         self.url = f"s3://{settings.bucket}/{settings.prefix}".removesuffix("/")
         self.client = (make_client or _client)(settings)
+        self.presigning_client = self.client
+        if settings.public_endpoint and settings.public_endpoint != NO_PRESIGNING:
+            public = settings.model_copy(update={"endpoint": settings.public_endpoint})
+            self.presigning_client = (make_client or _client)(public)
         self._settings = settings
         self._make_client = make_client
         self._sleep, self._clock, self._jitter = sleep, clock, jitter
 
     def call(self, what: str, operation: Callable[[], T], *, write: bool = False) -> T:
-        """Call `operation`, a request of `client`, with retries.
+        """Call `operation`, a request of `client` and the reading of its answer, with retries.
 
         Every error is translated into one of `services.errors`.
         """
-
-        def attempt() -> T:
-            try:
-                return operation()
-            except ClientError as error:
-                raise _translate(error, f"{what} in {self.url}", write=write) from error
-            except (NoCredentialsError, PartialCredentialsError) as error:
-                raise AccessDeniedError(
-                    f"{what} in {self.url}: {error}; set credentials where boto3 finds them"
-                ) from error
-            except _UNSENT as error:
-                raise TransientError(str(error), applied=False) from error
-            except _LOST as error:
-                raise TransientError(str(error), applied=write) from error
-            except BotoCoreError as error:
-                raise StorageError(f"{what} in {self.url}: {error}") from error
-
         return retry_transient(
-            attempt,
+            lambda: _translated(f"{what} in {self.url}", operation, write=write),
             f"{what} in {self.url}",
             attempts=self._settings.max_attempts,
             deadline_s=self._settings.deadline_s,
@@ -226,6 +232,32 @@ def _client(settings: S3Settings) -> "S3Client":
         raise SettingsError(f"boto3 cannot make a client for {settings!r}: {error}") from error
 
 
+def _translated(what: str, operation: Callable[[], T], *, write: bool) -> T:
+    """Call `operation`, and translate each of its errors."""
+    try:
+        return operation()
+    # The errors of this service are some of Python's own as well.
+    except (ServiceError, TransientError):
+        raise
+    except ClientError as error:
+        raise _translate(error, what, write=write) from error
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise AccessDeniedError(
+            f"{what}: {error}; set credentials where boto3 finds them"
+        ) from error
+    except _UNSENT as error:
+        raise TransientError(str(error), applied=False) from error
+    except _LOST as error:
+        raise TransientError(str(error), applied=write) from error
+    except (BotoCoreError, boto3.exceptions.Boto3Error) as error:
+        raise StorageError(f"{what}: {error}") from error
+    except _NO_S3_ANSWER as error:
+        # Transient, as a proxy shows its own page only while the server behind it restarts.
+        raise TransientError(
+            f"{_NO_S3_SERVER} ({type(error).__name__}: {error!s:.80})", applied=write
+        ) from error
+
+
 def _translate(error: ClientError, what: str, *, write: bool) -> Exception:
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     details = error.response.get("Error", {})
@@ -233,6 +265,10 @@ def _translate(error: ClientError, what: str, *, write: bool) -> Exception:
     message = f"{what}: HTTP {status} {code} {details.get('Message') or ''}".rstrip()
     if code == "NoSuchBucket":
         return SettingsError(f"{message}; make the bucket, or name another")
+    # The answer to HEAD has no body, and so no code. For any other request, a server that knows the
+    # bucket names what is missing; a page that does not exist has the status alone.
+    if status == 404 and code == "404" and not error.operation_name.startswith("Head"):
+        return TransientError(f"{message}; {_NO_S3_SERVER}", applied=write)
     if status == 404:
         return NotFoundError(message)
     if status == 412:

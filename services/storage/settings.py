@@ -19,6 +19,9 @@ from services.errors import SettingsError
 _FORMS = "s3://BUCKET/PREFIX, file:///FOLDER, a plain path, or memory:"
 _PREFIX = "DTI_S3_"
 
+NO_PRESIGNING = "none"
+"""The value of `public_endpoint` with which clients reach objects through this service alone."""
+
 
 class MemorySettings(BaseModel):
     """Objects in the memory of this process."""
@@ -54,6 +57,11 @@ class S3Settings(BaseSettings):
         description="text before every key: empty, or it ends with a slash",
     )
     endpoint: str | None = Field(default=None, description="URL of the server; none: AWS")
+    public_endpoint: str | None = Field(
+        default=None,
+        description="URL of the server as clients outside of the cluster reach it, for presigned "
+        "links and forms; none given: endpoint; the word none: clients get links to this service",
+    )
     region: str | None = Field(
         default=None, description="region of the bucket; none: as boto3's own chain finds it"
     )
@@ -88,6 +96,11 @@ class S3Settings(BaseSettings):
         if endpoint is not None and not re.fullmatch(r"https?://[^/?#@\s]+/?", endpoint):
             raise ValueError("it must be http://HOST or https://HOST, with a port if need be")
         return endpoint
+
+    @field_validator("public_endpoint")
+    @classmethod
+    def _is_web_address_or_none(cls, endpoint: str | None) -> str | None:
+        return endpoint if endpoint == NO_PRESIGNING else cls._is_web_address(endpoint)
 
     def for_leases(self) -> "S3Settings":
         """Return the same store with short timeouts: a lease renewed late is lost anyway."""

@@ -182,7 +182,7 @@ class Deliverer:
             self._not_before[delivery.key] = (head.etag, record.next)
             return None
         try:
-            secret = read_tenant(ledger.store, delivery.tenant).webhook_secret
+            secrets = read_tenant(ledger.store, delivery.tenant).signing_secrets
             # Before the view: a job that ended before a retry must not count as ended after it.
             retries = read_commands(ledger, JobKeys(delivery.tenant, delivery.job)).retries
             view = view_job(ledger, delivery.tenant, delivery.job)
@@ -210,7 +210,7 @@ class Deliverer:
         if not (etag := ledger.compare_and_swap(delivery.key, pack(record), head.etag)):
             return None  # Another deliverer has leased it.
         timestamp = int(head.date.timestamp())
-        headers = signed_headers(secret, delivery.message_id, timestamp, body)
+        headers = signed_headers(secrets, delivery.message_id, timestamp, body)
         response = self._sender.send(record.url, headers, body)
         return self._finish(delivery, record, etag, response, head.date)
 

@@ -12,7 +12,7 @@ import hmac
 import json
 import ssl
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -36,23 +36,30 @@ def job_ended_message(
     return json.dumps(message).encode()
 
 
-def signed_headers(secret: str, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """Return the headers of a message.
+def signed_headers(
+    secrets: Sequence[str], message_id: str, timestamp: int, body: bytes
+) -> dict[str, str]:
+    """Return the headers of a message, with a signature by each secret.
+
+    The standard webhooks specification separates signatures by spaces; a receiver accepts the
+    message if one of them is by the secret that it knows.
 
     Args:
-        secret: The tenant's secret, `whsec_` and base64.
+        secrets: The tenant's secrets, each `whsec_` and base64.
         message_id: The id, which is the same at each attempt.
         timestamp: The time of the attempt in seconds since 1970, so that receivers can refuse old
             messages.
         body: The message.
     """
-    key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
     text = f"{message_id}.{timestamp}.".encode() + body
-    signature = base64.b64encode(hmac.new(key, text, hashlib.sha256).digest()).decode()
+    keys = [base64.b64decode(each.removeprefix(SECRET_PREFIX), validate=True) for each in secrets]
+    digests = [hmac.new(key, text, hashlib.sha256).digest() for key in keys]
     return {
         "webhook-id": message_id,
         "webhook-timestamp": str(timestamp),
-        "webhook-signature": f"v1,{signature}",
+        "webhook-signature": " ".join(
+            f"v1,{base64.b64encode(digest).decode()}" for digest in digests
+        ),
     }
 
 

@@ -14,7 +14,8 @@ from services import logs
 from services.api.problems import error_response, problem_response
 from services.auth.authenticator import Authenticator, Principal
 from services.auth.rate_limit import RateLimiter
-from services.errors import QuotaError, UnknownKeyError
+from services.auth.scopes import permits
+from services.errors import QuotaError, ScopeError, UnknownKeyError
 from services.metrics import Metrics
 from services.settings import ApiSettings
 
@@ -64,6 +65,7 @@ class AuthMiddleware:
 
         Raises:
             UnknownKeyError: The key is missing or not valid.
+            ScopeError: The scope of the key does not allow the request.
             QuotaError: The tenant exceeds its rate.
             UnavailableError: The store does not answer.
         """
@@ -79,6 +81,11 @@ class AuthMiddleware:
                 f"more than {principal.limits.requests_per_second:g} requests per second: "
                 "retry after the time in Retry-After",
                 str(wait_s),
+            )
+        if not permits(principal.scope, request.method, request.scope["path"]):
+            raise ScopeError(
+                f"API key {principal.key} has the scope {principal.scope}, which does not allow "
+                f"{request.method} here: ask the operator for a key with the scope all"
             )
         return principal
 

@@ -80,7 +80,7 @@ class SimulatedS3Client:
 
         def serve(number: int) -> dict[str, Any] | ErrorResponse:
             error = bucket.delete(number, process.name, Key, IfMatch)
-            return error or {"ResponseMetadata": _metadata(bucket)}
+            return error or {"ResponseMetadata": {**_metadata(bucket), "HTTPStatusCode": 204}}
 
         kind = "conditional write" if IfMatch else "write"
         return self._network.send(process, kind, "DeleteObject", Key, serve, self._timeouts)

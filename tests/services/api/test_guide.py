@@ -99,7 +99,7 @@ def test_the_guide_shows_every_route(site: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "status", [400, 401, 404, 405, 408, 409, 410, 413, 422, 429, 500, 503, 504]
+    "status", [400, 401, 403, 404, 405, 408, 409, 410, 413, 422, 429, 500, 503, 504]
 )
 def test_the_guide_explains_each_status(status: int) -> None:
     table = GUIDE.read_text().split("| status |")[1].split("\n\n")[0]

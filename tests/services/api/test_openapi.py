@@ -40,7 +40,7 @@ def test_every_route_documents_its_purpose_and_its_errors(document: dict[str, An
             assert "security" not in operation
             continue
         assert operation["security"] == [{"key": []}], name
-        assert {"401", "422", "429", "500", "503"} <= operation["responses"].keys(), name
+        assert {"401", "403", "422", "429", "500", "503"} <= operation["responses"].keys(), name
         if "{" in name and not name.startswith("PUT"):
             assert "404" in operation["responses"], name
         for status, answer in operation["responses"].items():

@@ -120,6 +120,35 @@ def test_the_secret_of_webhooks_is_shown(dti_keys: Keys, folder: Path) -> None:
     assert report == {"tenant": "acme", "webhook_secret": secret}
 
 
+def test_a_rotated_secret_of_webhooks_signs_beside_the_old_one(
+    dti_keys: Keys, folder: Path
+) -> None:
+    dti_keys("create", "acme")
+    old = dti_keys("webhook-secret", "acme").stdout.strip()
+    result = dti_keys("rotate-webhook-secret", "acme")
+    new = result.stdout.strip()
+    assert "by the old one for 24h" in result.stderr
+    assert read_tenant(DirectoryStore(folder), "acme").signing_secrets == (new, old)
+    report = json.loads(dti_keys("rotate-webhook-secret", "acme", "--grace", "0", "--json").stdout)
+    assert read_tenant(DirectoryStore(folder), "acme").signing_secrets == (
+        report["webhook_secret"],
+        old,
+    )
+
+
+def test_a_key_has_a_scope_and_an_expiry(dti_keys: Keys) -> None:
+    created = json.loads(
+        dti_keys("create", "acme", "--scope", "read", "--expires", "90d", "--json").stdout
+    )
+    rotated = json.loads(dti_keys("rotate", created["key"], "--json").stdout)
+    listed = {key["key"]: key for key in json.loads(dti_keys("list", "--json").stdout)["keys"]}
+    assert {listed[each["key"]]["scope"] for each in (created, rotated)} == {"read"}
+    # The successor is valid for as long as the key was at first.
+    assert listed[rotated["key"]]["expires"] > listed[created["key"]]["expires"]
+    for options in (["--scope", "write"], ["--expires", "0"], ["--expires", "soon"]):
+        assert dti_keys("create", "acme", *options).exit_code == 2
+
+
 def test_rotated_link_keys_sign_new_links_and_verify_old_ones(dti_keys: Keys, folder: Path) -> None:
     store = DirectoryStore(folder)
 
@@ -200,6 +229,7 @@ def test_a_missing_store_is_an_error_that_names_the_option(monkeypatch: pytest.M
         *keys.ROTATE_EXAMPLES,
         *keys.REVOKE_EXAMPLES,
         *keys.LIMITS_EXAMPLES,
+        *keys.ROTATE_SECRET_EXAMPLES,
         "dti keys rotate-links",
     ],
 )

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from interruptions import WRITES, Crash, at_each_request
 
-from services.errors import InvalidIdError, OutcomeUnknownError, UnavailableError
+from services.auth.tenants import rotate_webhook_secret
+from services.errors import ConflictError, InvalidIdError, OutcomeUnknownError, UnavailableError
 from services.ledger.deletion import delete_job, delete_tenant
 from services.ledger.submissions import cancel, retry
 from services.webhooks.deliverer import MAX_BACKOFF_S, MIN_BACKOFF_S, read_dead_letters
@@ -434,3 +435,27 @@ def test_a_secret_in_a_url_is_in_no_log(harness: Any, caplog: pytest.LogCaptureF
     assert caplog.records
     assert "hidden" not in caplog.text
     assert "hidden" not in str([vars(record) for record in caplog.records])
+
+
+def test_receivers_of_the_old_and_the_new_secret_accept_every_message(
+    harness: Any, receives: Any
+) -> None:
+    harness.submit()
+    harness.end()
+    old = harness.secret()
+    new = rotate_webhook_secret(harness.store, "acme", timedelta(hours=1))
+    newest = rotate_webhook_secret(harness.store, "acme", timedelta(hours=2))
+    assert harness.secret() == newest
+    harness.deliver()
+    [(_, headers, body)] = harness.recorder.sent
+    assert all(receives(secret, headers, body) for secret in (old, new, newest))
+    harness.submit()
+    harness.end()
+    harness.seconds += 3601
+    harness.deliver()
+    (_, headers, body) = harness.recorder.sent[-1]
+    assert not receives(old, headers, body)
+    assert receives(new, headers, body)
+    assert receives(newest, headers, body)
+    with pytest.raises(ConflictError):
+        rotate_webhook_secret(harness.store, "acme", timedelta(-1))

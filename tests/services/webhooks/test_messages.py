@@ -13,7 +13,7 @@ _SIGNATURE = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
 def test_the_example_of_the_specification_has_its_signature() -> None:
-    assert signed_headers(_SECRET, _MESSAGE, _TIME, _BODY) == {
+    assert signed_headers([_SECRET], _MESSAGE, _TIME, _BODY) == {
         "webhook-id": _MESSAGE,
         "webhook-timestamp": str(_TIME),
         "webhook-signature": _SIGNATURE,
@@ -23,7 +23,7 @@ def test_the_example_of_the_specification_has_its_signature() -> None:
 def test_a_receiver_accepts_only_the_signed_message(receives: Any) -> None:
     for size in (24, 32, 64):
         secret = "whsec_" + base64.b64encode(secrets.token_bytes(size)).decode()
-        headers = signed_headers(secret, _MESSAGE, _TIME, _BODY)
+        headers = signed_headers([secret], _MESSAGE, _TIME, _BODY)
         assert receives(secret, headers, _BODY)
         other = "whsec_" + base64.b64encode(secrets.token_bytes(size)).decode()
         assert not receives(other, headers, _BODY)
