@@ -12,19 +12,21 @@ wherever they stand, and what describes subjects and images is never written.
 structlog renders the lines; the processors that mask and withhold are ours.
 """
 
+import fcntl
+import io
 import json
 import logging
 import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
 
 import structlog
 from structlog.contextvars import bound_contextvars, get_contextvars
@@ -32,6 +34,9 @@ from structlog.stdlib import BoundLogger, ProcessorFormatter
 from structlog.typing import EventDict, WrappedLogger
 
 _TO_CONTAINER = "DTI_LOG_TO_CONTAINER"
+
+_LOCK_TIMEOUT_S = 0.5
+"""Time after which a line is written although another process holds the lock of the output."""
 
 _FIELDS = "dti_fields"
 """The attribute of a logging.LogRecord that holds an event's fields."""
@@ -107,8 +112,8 @@ def configure(
     """
     in_json = not sys.stderr.isatty() if as_json is None else as_json
     wants_container = os.environ.get(_TO_CONTAINER, "0").lower() not in ("", "0", "false")
-    stream = _container_output() if on_ray and wants_container else None
-    handler = logging.StreamHandler(stream or sys.stderr)
+    output = _container_output() if on_ray and wants_container else None
+    handler = logging.StreamHandler(output or sys.stderr)
     handler.setFormatter(
         ProcessorFormatter(
             foreign_pre_chain=[structlog.processors.format_exc_info],
@@ -132,7 +137,7 @@ def configure(
     )
 
 
-def _container_output() -> TextIO | None:
+def _container_output() -> "_SharedOutput | None":
     """Return the standard output of the `ray start` that this process descends from, if any.
 
     It need not be process 1: the containers of a pod may share their processes.
@@ -144,12 +149,49 @@ def _container_output() -> TextIO | None:
             if _is_ray_start(command):
                 # In append mode, because `ray start` writes there, too, and it may be a file.
                 output = os.open(f"/proc/{pid}/fd/1", os.O_WRONLY | os.O_APPEND)
-                return open(output, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
+                return _SharedOutput(output)
             # The name, in brackets, may have spaces; the parent is the second field after it.
             pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, ValueError, IndexError):
             return None
     return None
+
+
+class _SharedOutput(io.TextIOBase):
+    """An output that several processes write to, each line as a whole.
+
+    A pipe keeps a write of at most 4096 bytes together, and a line with a traceback is longer. So
+    each process locks the pipe while it writes.
+    """
+
+    def __init__(self, output: int) -> None:
+        super().__init__()
+        self._output = output
+
+    def write(self, text: str) -> int:
+        line = text.encode("utf-8", "backslashreplace")
+        is_locked = self._try_to_lock()
+        try:
+            while line:
+                line = line[os.write(self._output, line) :]
+        finally:
+            if is_locked:
+                fcntl.flock(self._output, fcntl.LOCK_UN)
+        return len(text)
+
+    def _try_to_lock(self) -> bool:
+        """Lock the output. A process that is suspended meanwhile must not silence all others."""
+        deadline = time.monotonic() + _LOCK_TIMEOUT_S
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(self._output, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.001)
+            except OSError:  # such as a file system without locks
+                return False
+            else:
+                return True
+        return False
 
 
 def _is_ray_start(command: Sequence[str]) -> bool:

@@ -328,7 +328,7 @@ class SupervisorProcessSettings(  # pyright: ignore[reportIncompatibleVariableOv
     health_port: int | None = Field(
         default=None, ge=1, le=65535, description="port of /healthz; none: it is not served"
     )
-    # A pass over many jobs takes long where the store is slow, and a sweep takes longer.
+    # A pass over many jobs takes long where the store is slow.
     health_timeout_s: float = Field(
         default=600, gt=0, description="age of the last pass at which /healthz answers 503"
     )

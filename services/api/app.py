@@ -20,6 +20,7 @@ from services.api.middleware.auth import AuthMiddleware
 from services.api.middleware.openai_errors import OpenAIErrorMiddleware, OpenAIProblem
 from services.api.middleware.request_log import RequestLogMiddleware
 from services.api.readiness import Readiness
+from services.api.server import FramingMiddleware
 from services.api.tokens import routes as tokens
 from services.api.training_jobs import routes as training_jobs
 from services.api.training_jobs.schemas import TrainingJobRequest
@@ -127,6 +128,7 @@ def _middleware(state: AppState) -> list[Middleware]:
     return [
         Middleware(OpenAIErrorMiddleware),
         Middleware(RequestLogMiddleware, metrics=state.metrics),
+        Middleware(FramingMiddleware),
         Middleware(
             AuthMiddleware,
             authenticator=state.authenticator,

@@ -12,12 +12,14 @@ from typing import cast
 import h11
 import uvicorn
 from fastapi import FastAPI
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from services.api.middleware.request_log import record_request
+from services.metrics import Metrics
 from services.settings import ServerSettings
 
 
@@ -32,7 +34,7 @@ class Server(uvicorn.Server):
                 EdgeMiddleware(app, settings.trusted_proxies),
                 host=settings.host,
                 port=settings.port,
-                http=_protocol(settings.request_head_timeout_s),
+                http=_protocol(settings.request_head_timeout_s, app.state.service.metrics),
                 ws="none",
                 timeout_keep_alive=settings.connection_idle_timeout_s,
                 timeout_graceful_shutdown=grace_s,
@@ -63,12 +65,30 @@ _TWO_LENGTHS = PlainTextResponse(
 )
 
 
+class FramingMiddleware:
+    """Refuses a request that has both Transfer-Encoding and Content-Length. The app has it.
+
+    h11 obeys the first, as it should, but leaves the connection open, so that a proxy that obeys
+    the second takes the end of the body for a request of another client (RFC 9112 6.1).
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_http = scope["type"] == "http"
+        headers = Headers(scope=scope) if is_http else Headers()
+        app = self._app
+        if "transfer-encoding" in headers and "content-length" in headers:
+            app = _TWO_LENGTHS
+        await app(scope, receive, send)
+
+
 class EdgeMiddleware(ProxyHeadersMiddleware):
     """Takes scheme, host and client of a request from the headers of proxies that are trusted.
 
     Links in responses then lead to where the client is, such as to https behind a proxy that ends
-    TLS. uvicorn's own middleware does this for scheme and client. Requests whose body has two
-    lengths are refused.
+    TLS. uvicorn's own middleware does this for scheme and client.
     """
 
     def __init__(self, app: FastAPI, trusted: str) -> None:
@@ -81,11 +101,6 @@ class EdgeMiddleware(ProxyHeadersMiddleware):
             await super().__call__(scope, receive, send)  # pyright: ignore
             return
         headers, client = MutableHeaders(scope=scope), scope.get("client")
-        # h11 obeys the first, as it should, but leaves the connection open, so that a proxy that
-        # obeys the second takes the end of the body for a request of another client (RFC 9112 6.1).
-        if "transfer-encoding" in headers and "content-length" in headers:
-            await _TWO_LENGTHS(scope, receive, send)
-            return
         # The last one, over all lines, is that of the nearest proxy, the only one that is trusted.
         forwarded = ",".join(headers.getlist("x-forwarded-host")).rpartition(",")[2].strip()
         if forwarded and client and client[0] in self.trusted_hosts:
@@ -102,6 +117,7 @@ class _DeadlineProtocol(H11Protocol):
     """
 
     head_timeout_s: float
+    metrics: Metrics
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore
@@ -132,6 +148,11 @@ class _DeadlineProtocol(H11Protocol):
         self._stop_head_timer()
         super().connection_lost(exc)
 
+    def send_400_response(self, msg: str) -> None:
+        # No middleware sees a request that h11 cannot parse, such as one with two Content-Length.
+        record_request(self.metrics, "other", "none", 400, 0.0)
+        super().send_400_response(msg)
+
     def _should_upgrade(self) -> bool:
         return False  # uvicorn would log two warnings for each request that asks for it.
 
@@ -150,6 +171,7 @@ class _DeadlineProtocol(H11Protocol):
             self._head_timer = None
 
 
-def _protocol(timeout_s: float) -> type[_DeadlineProtocol]:
+def _protocol(timeout_s: float, metrics: Metrics) -> type[_DeadlineProtocol]:
     """Return the protocol with a deadline; uvicorn itself makes an instance per connection."""
-    return type("DeadlineProtocol", (_DeadlineProtocol,), {"head_timeout_s": timeout_s})
+    given = {"head_timeout_s": timeout_s, "metrics": metrics}
+    return type("DeadlineProtocol", (_DeadlineProtocol,), given)

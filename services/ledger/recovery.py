@@ -8,7 +8,6 @@ Any number of processes may do so at any time. All that they write is created on
 tombstone, so that doing it twice does it once.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -189,14 +188,11 @@ class Recovery:
         remove_dead_leases(self._ledger)
         return report
 
-    def sweep(self, on_progress: Callable[[], object] = lambda: None) -> dict[str, str]:
+    def sweep(self) -> dict[str, str]:
         """Sweep all jobs of all tenants, and return the damaged ones with the reason.
 
         It restores the queue entries of jobs that have not ended, finishes deletions, and removes
         checkpoints of items that have ended.
-
-        Args:
-            on_progress: Called after each job, since a sweep of many thousand jobs takes minutes.
 
         Raises:
             UnavailableError: The store did not answer: call it again.
@@ -210,7 +206,6 @@ class Recovery:
                     self._sweep_job(JobKeys(tenant, job))
                 except DamagedRecordError as error:
                     damaged[job] = str(error)
-                on_progress()
         return damaged
 
     def _finish_if_deleted(self, tenant: str) -> bool:

@@ -71,7 +71,6 @@ def main() -> None:
         pool,
         deliver=deliverer.deliver_due,
         timeouts=settings,
-        on_progress=lambda: liveness.beat(_LOOP),
     )
     restarts = threading.Event()
 

@@ -10,6 +10,7 @@ from services.contracts.models import ServedModels, generation_pool
 from services.errors import ServiceError
 from services.ledger.ledger import Ledger
 from services.ledger.recovery import Recovery, RecoveryReport
+from services.process import error_boundary
 from services.settings import SupervisorTimeouts
 from services.supervisor.autoscaler import StartBackoff, desired_workers, scale
 from services.supervisor.fair_share import FairShare
@@ -53,7 +54,6 @@ class Supervisor:
         deliver: Callable[[], object] = lambda: None,
         timeouts: SupervisorTimeouts | None = None,
         clock: Callable[[], float] = time.monotonic,
-        on_progress: Callable[[], object] = lambda: None,
     ) -> None:
         """Start without memory.
 
@@ -64,11 +64,9 @@ class Supervisor:
             deliver: Sends the webhooks that are due; called once in each pass.
             timeouts: The intervals of passes and sweeps.
             clock: Monotonic seconds.
-            on_progress: Called after each job of a sweep, so that a long one does not look like a
-                process that hangs.
         """
         self._ledger, self._models, self._pool = ledger, models, pool
-        self._deliver, self._clock, self._on_progress = deliver, clock, on_progress
+        self._deliver, self._clock = deliver, clock
         self._timeouts = timeouts or SupervisorTimeouts()
         self._fair_share = FairShare(
             clock,
@@ -76,7 +74,7 @@ class Supervisor:
             turn_s=self._timeouts.scale_down_delay_s,
         )
         self._recovery = Recovery(ledger)
-        self._swept_at = float("-inf")
+        self._sweeper = _Sweeper(ledger, self._timeouts.sweep_interval_s, clock)
         self._not_served: set[str] = set()
         """Pools that jobs wait for, and that no model serves."""
         self._backoffs = {name: StartBackoff(clock) for name in models}
@@ -108,26 +106,22 @@ class Supervisor:
             after_turn()
             stopped.wait(self._timeouts.reconcile_interval_s)
 
+    def wait_for_sweep(self, timeout_s: float | None = None) -> None:
+        """Wait until no sweep is running."""
+        self._sweeper.wait(timeout_s)
+
     def reconcile(self) -> None:
         """Do one pass. Raises: ServiceError if the store did not answer; any error of the pool."""
         began = self._clock()
         report = self._recovery.recover()
         metrics.current().observe("dti_supervisor_pass_seconds", self._clock() - began)
-        self._log_damaged(report.damaged)
+        _log_damaged(report.damaged)
         self._export(report)
         # Before Ray, which may fail: webhooks do not depend on it.
         self._deliver()
         self._scale(report)
         self.passes += 1
-        if self._clock() - self._swept_at >= self._timeouts.sweep_interval_s:
-            # Last, because it reads all jobs that there ever were. If it fails, the next sweep is
-            # soon enough: it only finds what is damaged or was left behind.
-            self._swept_at = self._clock()
-            self._log_damaged(self._recovery.sweep(self._on_progress))
-
-    def _log_damaged(self, damaged: Mapping[str, str]) -> None:
-        for job, reason in damaged.items():
-            log.error("job record is damaged", job=job, reason=reason)
+        self._sweeper.begin_if_due()
 
     def _export(self, report: RecoveryReport) -> None:
         """Set the gauges of jobs, and warn of those that no model serves."""
@@ -181,3 +175,50 @@ class Supervisor:
                 for _ in range(change.start):
                     backoff.started(self._pool.start(name))
                 log.info("workers started", pool=name, count=change.start, desired=change.desired)
+
+
+class _Sweeper:
+    """Sweeps at intervals on a thread of its own, because a sweep of many jobs takes minutes."""
+
+    def __init__(self, ledger: Ledger, interval_s: float, clock: Callable[[], float]) -> None:
+        """Prepare the first sweep.
+
+        Args:
+            ledger: The jobs.
+            interval_s: The time from the start of a sweep to the start of the next one.
+            clock: Monotonic seconds.
+        """
+        # Not the recovery of the passes, which keeps what it knows of workers from pass to pass.
+        self._recovery = Recovery(ledger)
+        self._interval_s, self._clock = interval_s, clock
+        self._began = float("-inf")
+        self._thread: threading.Thread | None = None
+
+    def begin_if_due(self) -> None:
+        """Begin a sweep if the interval has passed and no sweep is running."""
+        is_running = self._thread is not None and self._thread.is_alive()
+        if is_running or self._clock() - self._began < self._interval_s:
+            return
+        self._began = self._clock()
+        # A sweep that ends with its process has done no harm, and the next one does the rest.
+        self._thread = threading.Thread(target=self._sweep, name="sweep", daemon=True)
+        self._thread.start()
+
+    def wait(self, timeout_s: float | None = None) -> None:
+        """Wait until no sweep is running."""
+        if self._thread:
+            self._thread.join(timeout_s)
+
+    def _sweep(self) -> None:
+        # If it fails, the next sweep is soon enough: it only finds what is damaged or left behind.
+        with error_boundary("sweep failed"):
+            try:
+                _log_damaged(self._recovery.sweep())
+            except ServiceError as error:
+                log.warning("sweep failed: store unavailable", error=str(error)[:300])
+
+
+def _log_damaged(damaged: Mapping[str, str]) -> None:
+    """Log jobs whose records are damaged, given with the reason."""
+    for job, reason in damaged.items():
+        log.error("job record is damaged", job=job, reason=reason)

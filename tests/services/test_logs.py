@@ -1,5 +1,6 @@
 """The standard error of real processes, as a collector of logs reads it."""
 
+import fcntl
 import json
 import os
 import pty
@@ -236,3 +237,55 @@ def test_lines_of_an_actor_without_ray_start_go_to_standard_error() -> None:
         check=True,
     )
     assert json.loads(done.stderr)["event"] == "claimed"
+
+
+_LONG_LINES = """
+import os, sys
+from services import logs
+logs.configure("worker", as_json=True, on_ray=True)
+ready, begin = map(int, sys.argv[1:])
+os.write(ready, b".")
+os.read(begin, 1)
+for number in range(10):
+    logs.logger("actor").info("failed", number=number, text="x" * 100_000)
+"""
+_START_THREE = """
+import os, subprocess, sys
+(waiting, ready), (begin, go) = os.pipe(), os.pipe()
+command = [sys.executable, "-c", sys.argv[3], str(ready), str(begin)]
+actors = [subprocess.Popen(command, pass_fds=(ready, begin)) for _ in range(3)]
+for _ in actors:
+    os.read(waiting, 1)
+os.close(go)
+sys.exit(sum(actor.wait() for actor in actors))
+"""
+
+
+def test_long_lines_of_several_actors_do_not_mix() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _START_THREE, "/usr/bin/ray", "start", _LONG_LINES],
+        capture_output=True,
+        cwd=_ROOT,
+        env={**os.environ, "DTI_LOG_TO_CONTAINER": "1"},
+        check=True,
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert sorted(line["number"] for line in lines) == sorted([*range(10)] * 3)
+    assert {len(line["text"]) for line in lines} == {100_000}
+
+
+def test_an_actor_that_is_suspended_while_it_writes_does_not_silence_the_others() -> None:
+    reading, writing = os.pipe()
+    fcntl.flock(writing, fcntl.LOCK_EX)
+    # An opening of its own, as other processes have: locks belong to openings.
+    with open(f"/proc/self/fd/{writing}", "wb") as output:
+        subprocess.run(
+            [sys.executable, "-c", _START, "ray", "start", os.devnull, _RAYLET, _ACTOR],
+            stdout=output,
+            cwd=_ROOT,
+            env={**os.environ, "DTI_LOG_TO_CONTAINER": "1"},
+            check=True,
+        )
+    os.close(writing)
+    with open(reading, "rb") as lines:
+        assert json.loads(lines.read())["event"] == "claimed"

@@ -61,12 +61,17 @@ class RequestLogMiddleware:
         # Labels come from the route and a fixed set of methods: clients must not create series.
         path = getattr(route, "path", None) or "none"
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        self._metrics.count(
-            "dti_http_requests_total", route=path, method=method, status=f"{status // 100}xx"
-        )
-        if not path.endswith("/events"):  # An event stream takes as long as its job does.
-            self._metrics.observe("dti_http_request_seconds", seconds, route=path)
-        log.info("request", method=method, route=path, status=status, seconds=round(seconds, 4))
+        record_request(self._metrics, method, path, status, seconds)
+
+
+def record_request(metrics: Metrics, method: str, route: str, status: int, seconds: float) -> None:
+    """Log and count a request."""
+    metrics.count(
+        "dti_http_requests_total", route=route, method=method, status=f"{status // 100}xx"
+    )
+    if not route.endswith("/events"):  # An event stream takes as long as its job does.
+        metrics.observe("dti_http_request_seconds", seconds, route=route)
+    log.info("request", method=method, route=route, status=status, seconds=round(seconds, 4))
 
 
 def _request_id(scope: Scope) -> str:

@@ -1,5 +1,6 @@
 """The edge of the HTTP server: raw requests over a socket, and a store that does not answer."""
 
+import json
 import socket
 import threading
 import time
@@ -11,11 +12,13 @@ import httpx2 as httpx
 import pytest
 from pydantic import ValidationError
 
+from services import logs
 from services.api.app import create_app
 from services.api.server import Server
 from services.auth.keys import create_key
 from services.contracts.models import MINIATURE
 from services.ledger.ledger import Ledger
+from services.metrics import PrometheusMetrics
 from services.settings import ApiProcessSettings, ApiSettings, ServerSettings
 from services.storage.memory import MemoryStore
 
@@ -24,9 +27,14 @@ IMAGE = '{"prompt": "a dog"}'
 
 
 @contextmanager
-def serving(store: MemoryStore, upload_timeout_s: float = 300, **settings: Any) -> Iterator[Server]:
+def serving(
+    store: MemoryStore,
+    upload_timeout_s: float = 300,
+    counted: PrometheusMetrics | None = None,
+    **settings: Any,
+) -> Iterator[Server]:
     limits = ApiSettings(store_timeout_s=1, upload_timeout_s=upload_timeout_s)
-    app = create_app(Ledger.open(store), MINIATURE, settings=limits)
+    app = create_app(Ledger.open(store), MINIATURE, settings=limits, metrics=counted)
     server = Server(app, ServerSettings(port=0, **settings), grace_s=2)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -91,6 +99,28 @@ def test_a_request_with_a_body_in_a_second_packet_has_one_answer(
         answer = exchange(server, head.format(key=key), body)
     assert answer.count("HTTP/1.1 ") == 1, answer
     assert answer.startswith(f"HTTP/1.1 {status} ")
+
+
+@pytest.mark.parametrize(
+    ("lengths", "method"),
+    [
+        ("Content-Length: 1\r\nContent-Length: 2", "other"),
+        ("Content-Length: 1\r\nTransfer-Encoding: chunked", "POST"),
+    ],
+)
+def test_a_request_with_two_lengths_is_refused_and_logged(
+    lengths: str, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure("api", as_json=True)
+    counted = PrometheusMetrics(process="api")
+    with serving(MemoryStore(), counted=counted) as server:
+        answer = exchange(server, f"POST /v1/uploads HTTP/1.1\r\nHost: a\r\n{lengths}\r\n\r\n0")
+    assert answer.startswith("HTTP/1.1 400 ")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    (logged,) = [line for line in lines if line["event"] == "request"]
+    assert (logged["method"], logged["status"]) == (method, 400)
+    series = 'dti_http_requests_total{method="other",route="other",status="4xx"} 1.0'
+    assert series in counted.exposition()[0].decode()
 
 
 def test_a_post_that_offers_http_2_is_carried_out() -> None:

@@ -1,6 +1,10 @@
 """Turns of the supervisor over a real ledger, with workers that are only names."""
 
+import json
+import threading
+import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 
@@ -8,12 +12,15 @@ from services import logs
 from services.contracts.jobs import JobItem, JobRequest
 from services.contracts.models import ServedModel, generation_pool
 from services.errors import UnavailableError
+from services.ledger.keys import TENANTS_FOLDER
 from services.ledger.ledger import Ledger
 from services.ledger.queries import list_jobs
+from services.ledger.recovery import Recovery
 from services.ledger.submissions import cancel, submit
 from services.ledger.worker import WorkerSession
 from services.metrics import PrometheusMetrics, use
 from services.settings import LedgerSettings, SupervisorTimeouts
+from services.storage.interface import Page
 from services.storage.memory import MemoryStore
 from services.supervisor.supervisor import Supervisor
 from services.training.pool import ClusterNode, WorkerStatus
@@ -141,8 +148,6 @@ def test_jobs_of_images_are_seen_and_want_no_workers(ledger: Ledger) -> None:
 def test_a_failed_pass_is_followed_by_another(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import threading
-
     pool, stopped = Names(), threading.Event()
     supervision = Supervisor(
         ledger, MODELS, pool, timeouts=SupervisorTimeouts(reconcile_interval_s=0.001)
@@ -161,3 +166,65 @@ def test_a_failed_pass_is_followed_by_another(
     monkeypatch.setattr(supervision, "reconcile", troubled)
     supervision.run(stopped)
     assert len(pool.there) == 1
+
+
+class _SlowSweeps(MemoryStore):
+    """A store that lists the folders of tenants, as a sweep does, only when it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_list, self.is_listing = threading.Event(), threading.Event()
+
+    def list(self, prefix: str = "", **options: Any) -> Page:
+        if prefix == TENANTS_FOLDER:
+            self.is_listing.set()
+            assert self.may_list.wait(30)
+        return super().list(prefix, **options)
+
+
+def test_a_long_sweep_holds_up_no_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("supervisor", as_json=True)
+    store = _SlowSweeps()
+    ledger = Ledger.open(store, LedgerSettings(lease_s=30, poll_interval_s=0.01))
+    damaged = submit(ledger, "acme", "a", request(1)).job
+    store.put(f"t/acme/jobs/{damaged}/spec", b"damaged")
+    pool = Names()
+    supervisor = Supervisor(
+        ledger, MODELS, pool, timeouts=SupervisorTimeouts(sweep_interval_s=0.001)
+    )
+    supervisor.reconcile()
+    assert store.is_listing.wait(30)
+    submit(ledger, "acme", "b", request(4))
+    supervisor.reconcile()
+    supervisor.reconcile()
+    assert len(pool.there) == 2
+    assert [each.name for each in threading.enumerate()].count("sweep") == 1
+    store.may_list.set()
+    capsys.readouterr()
+    supervisor.wait_for_sweep(30)
+    assert damaged in capsys.readouterr().err
+
+
+def test_a_sweep_that_fails_is_logged_and_the_passes_go_on(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure("supervisor", as_json=True)
+    errors = iter([UnavailableError("the store does not answer"), KeyError("seat")])
+
+    def fail(self: Recovery) -> dict[str, str]:
+        raise next(errors)
+
+    monkeypatch.setattr(Recovery, "sweep", fail)
+    supervisor = Supervisor(
+        ledger, MODELS, Names(), timeouts=SupervisorTimeouts(sweep_interval_s=0.001)
+    )
+    for _ in range(2):
+        supervisor.reconcile()
+        supervisor.wait_for_sweep(30)
+        time.sleep(0.002)
+    assert supervisor.passes == 2
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["level"] for line in lines if "sweep failed" in line["event"]] == [
+        "warning",
+        "error",
+    ]
