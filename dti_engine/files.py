@@ -1,14 +1,19 @@
-"""Atomic file writes, and the description of the environment that goes with results."""
+"""Atomic file writes that replace nothing of others, and the environment that results come from.
+
+Every file that users keep is written by `atomic_write`; tests/architecture/test_house.py finds
+other ways. A command first checks its outputs by `require_separate` and `require_replaceable`.
+"""
 
 import os
 import platform
 import secrets
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dti_engine import __version__
-from dti_engine.errors import OutputError
+from dti_engine.errors import ConfigurationError, OutputError
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +46,74 @@ def atomic_write(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"cannot write {str(path)!r}: {error.strerror}") from error
+
+
+def require_separate(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Refuse outputs that would change an input: the same file, or a place in an input folder.
+
+    Files are compared and not names, since links, `..` and capitals lead to one file too. A folder
+    of inputs is given as it is: a new file in it would be read as an input by the next command.
+
+    Raises: ConfigurationError.
+    """
+    sources = list(inputs)
+    for output in outputs:
+        for source in sources:
+            if _is_same(output, source):
+                raise ConfigurationError(
+                    f"the output {str(output)!r} is the input {str(source)!r}, which would be "
+                    "lost; give another --output"
+                )
+            if any(_is_same(parent, source) for parent in output.absolute().resolve().parents):
+                raise ConfigurationError(
+                    f"the output {str(output)!r} lies in the input folder {str(source)!r}, where "
+                    "the next run would take it for an input; give an --output outside of it, "
+                    f"such as --output {source.resolve().parent / output.name}"
+                )
+
+
+def require_replaceable(
+    path: Path, is_own: Callable[[bytes], bool], *, force: bool | None = None
+) -> None:
+    """Refuse to replace a file, unless `is_own` says of its content that nothing is lost.
+
+    force: the value of the command's option --force, if it has one.
+
+    Raises: ConfigurationError if it would be lost; OutputError if it cannot be read.
+    """
+    if force or not path.is_file():
+        return
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise OutputError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    if not is_own(data):
+        raise ConfigurationError(
+            f"{str(path)!r} is there already, with other content that would be lost; give another "
+            "--output" + ("" if force is None else ", or --force to replace it")
+        )
+
+
+def is_generated_page(data: bytes) -> bool:
+    """Return whether a file is a page that this package has written."""
+    return b'<meta name="generator" content="dti">' in data
+
+
+def unused_path(path: Path, is_own: Callable[[Path], bool]) -> Path:
+    """Return the path, or NAME-2, NAME-3, ... if a file is there that `is_own` does not accept."""
+    candidate, number = path, 1
+    while candidate.exists() and not is_own(candidate):
+        number += 1
+        candidate = path.with_stem(f"{path.stem}-{number}")
+    return candidate
+
+
+def _is_same(a: Path, b: Path) -> bool:
+    try:
+        # Also for names that differ in capitals, where the file system ignores those.
+        return a.resolve() == b.resolve() or a.samefile(b)
+    except OSError:  # one of them does not exist
+        return False
 
 
 def environment(device: "torch.device", **more: object) -> dict[str, str]:

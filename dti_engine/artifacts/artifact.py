@@ -117,6 +117,19 @@ class Artifact:
         except (ConfigurationError, TokenError) as error:
             raise ArtifactFormatError(str(error)) from error
 
+    def is_same_token(self, data: bytes) -> bool:
+        """Return whether a file's content is this token, whatever time and version made it."""
+        try:
+            other = Artifact.from_bytes(data)
+        except ArtifactFormatError:
+            return False
+        of_making = {"created", "engine_version"}
+        manifests = [each.manifest.model_dump(exclude=of_making) for each in (self, other)]
+        rows = other.token.embeddings
+        return manifests[0] == manifests[1] and all(
+            tensor.equal(rows[name]) for name, tensor in self.token.embeddings.items()
+        )
+
     def save(self, path: Path) -> None:
         """Write the file atomically.
 

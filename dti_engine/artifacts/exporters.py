@@ -29,24 +29,44 @@ _EOS_NOTE = (
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """The exported files, and the token's name in prompts of the other program.
+    """The content of each file, and the token's name in prompts of the other program.
 
     note: what the user has to do there; None if nothing.
     """
 
-    files: tuple[Path, ...]
+    contents: Mapping[Path, bytes]
     prompt_name: str
     note: str | None = None
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The paths of the files."""
+        return tuple(self.contents)
+
+    def save(self) -> None:
+        """Write the files. Raises: OutputError if one cannot be written."""
+        for path, content in self.contents.items():
+            atomic_write(path, content)
+
 
 def export(artifact: Artifact, path: Path, format_name: ExportFormat) -> Export:
-    """Write the token to `path` in the format of another program.
+    """Write the files of `convert`.
+
+    Raises: as `convert`; OutputError if a file cannot be written.
+    """
+    exported = convert(artifact, path, format_name)
+    exported.save()
+    return exported
+
+
+def convert(artifact: Artifact, path: Path, format_name: ExportFormat) -> Export:
+    """Return the files of the token in the format of another program, the first at `path`.
 
     diffusers gets a second file beside it for SDXL. A token of several vectors has one name in each
-    of these programs.
+    of these programs. Nothing is written yet.
 
     Raises: ArtifactError if the format does not support the token's text encoders or the file's
-        suffix; OutputError if a file cannot be written.
+        suffix.
     """
     return _WRITERS[format_name](artifact, path)
 
@@ -56,24 +76,25 @@ def _diffusers(artifact: Artifact, path: Path) -> Export:
     placeholder, rows = artifact.token.placeholder, artifact.token.embeddings
     _require_suffix(path, ".safetensors")
     files = [path, path.with_stem(f"{path.stem}_2")][: len(_clip_rows(artifact, "diffusers"))]
-    for file, name in zip(files, CLIP_KEYS, strict=False):
-        atomic_write(file, _safetensors(artifact, {placeholder: rows[name]}))
+    contents = {
+        file: _safetensors(artifact, {placeholder: rows[name]})
+        for file, name in zip(files, CLIP_KEYS, strict=False)
+    }
     is_eos = artifact.manifest.origin.pooling == "eos"
-    return Export(tuple(files), placeholder, _EOS_NOTE if is_eos else None)
+    return Export(contents, placeholder, _EOS_NOTE if is_eos else None)
 
 
 def _comfyui(artifact: Artifact, path: Path) -> Export:
     _require_suffix(path, ".safetensors")
-    atomic_write(path, _safetensors(artifact, _by_key(artifact, "comfyui")))
-    return Export((path,), f"embedding:{path.stem}")
+    content = _safetensors(artifact, _by_key(artifact, "comfyui"))
+    return Export({path: content}, f"embedding:{path.stem}")
 
 
 def _a1111(artifact: Artifact, path: Path) -> Export:
     by_key, training = _by_key(artifact, "a1111"), artifact.manifest.training
     if SINGLE_KEY not in by_key:
         _require_suffix(path, ".safetensors")
-        atomic_write(path, _safetensors(artifact, by_key))
-        return Export((path,), path.stem)
+        return Export({path: _safetensors(artifact, by_key)}, path.stem)
     _require_suffix(path, ".pt")
     content = {
         "string_to_token": {"*": 265},  # as A1111 writes it: the id of "*" in CLIP's vocabulary
@@ -85,8 +106,7 @@ def _a1111(artifact: Artifact, path: Path) -> Export:
     }
     data = io.BytesIO()
     torch.save(content, data)
-    atomic_write(path, data.getvalue())
-    return Export((path,), path.stem)
+    return Export({path: data.getvalue()}, path.stem)
 
 
 _WRITERS: Mapping[ExportFormat, Callable[[Artifact, Path], Export]] = {

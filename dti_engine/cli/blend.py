@@ -25,6 +25,7 @@ from dti_engine.cli.generate import (
 )
 from dti_engine.cli.loading import warn_of_other_weights
 from dti_engine.errors import ArtifactMismatchError, ConfigurationError
+from dti_engine.files import require_replaceable, require_separate
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -110,6 +111,7 @@ def blend(
     strip: _StripOption = None,
     prompt: _PromptOption = None,
     save: _SaveOption = None,
+    force: options.ForceOption = False,
     placeholder: _PlaceholderOption = "<blend>",
     output: options.OutputFolderOption = Path("images"),
     seeds: options.SeedsOption = "0",
@@ -144,7 +146,7 @@ def blend(
         GenerationOptions(model, steps, guidance, negative_prompt, size=size),
         as_json,
     )
-    local = LocalOptions(batch_size, device, dtype, save=save)
+    local = LocalOptions(batch_size, device, dtype, save=save, force=force)
     if server is not None:
         remote_generator(local).blend(server, api_key, request)
     else:
@@ -161,7 +163,10 @@ def _blend_here(request: BlendRequest, local: LocalOptions) -> None:
     blends = [blend_tokens(parents, shares, request.placeholder) for shares in request.shares]
     paths, documents = list[Path](), list[dict[str, Any]]()
     if local.save:
-        blend_artifact(parents, request.shares[0], blends[0]).save(local.save)
+        require_separate([local.save], map(Path, request.tokens))
+        blend = blend_artifact(parents, request.shares[0], blends[0])
+        require_replaceable(local.save, blend.is_same_token, force=local.force)
+        blend.save(local.save)
         paths.append(local.save)
     if request.prompt is not None:
         generated, documents = _generate_blends(request, parents, blends, local)
@@ -198,13 +203,14 @@ def _generate_blends(
                     {request.placeholder: {"blend_of": origins}},
                 )
             )
-    images, documents = generate_files(backbone, files, request.settings, local)
-    paths = [file.path for file in files]
+    saved = generate_files(backbone, files, request.settings, local)
+    paths = [each.path for each in saved]
     if request.strip:
         for i, seed in enumerate(request.seeds):
-            part = slice(i * request.strip, (i + 1) * request.strip)
-            paths.append(save_strip(stem, seed, images[part], documents[part]))
-    return paths, documents
+            row = saved[i * request.strip : (i + 1) * request.strip]
+            images, settings = [each.image for each in row], [each.settings for each in row]
+            paths.append(save_strip(stem, seed, images, settings))
+    return paths, [each.settings for each in saved]
 
 
 def blend_path(
@@ -219,11 +225,11 @@ def save_strip(
     stem: Path, seed: int, images: Sequence["Image.Image"], documents: Sequence[Mapping[str, Any]]
 ) -> Path:
     """Save the images of a strip side by side, with the settings of each; return the path."""
-    from dti_engine.generation.pipeline import save_image
+    from dti_engine.images.png import add_image
 
     path = stem.with_name(f"{stem.name}-seed{seed}-strip.png")
-    save_image(side_by_side(images), path, {"strip": [dict(document) for document in documents]})
-    return path
+    settings = {"strip": [dict(document) for document in documents]}
+    return add_image(side_by_side(images), path, settings)
 
 
 def shares_of_blends(

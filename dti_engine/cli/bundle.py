@@ -1,6 +1,5 @@
 """`dti bundle`: check and preview the images of subjects before training."""
 
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -12,7 +11,7 @@ from dti_engine.cli import options
 from dti_engine.cli.console import Commands, mount, print_json, print_paths, results, say, warn
 from dti_engine.cli.subjects import placeholder_of
 from dti_engine.config import CaptionFamily
-from dti_engine.files import atomic_write
+from dti_engine.files import atomic_write, require_replaceable, require_separate
 from dti_engine.text.captions import CAPTION_TEMPLATES
 
 if TYPE_CHECKING:
@@ -88,7 +87,10 @@ def preview(
     """
     from dti_engine.images.bundles.bundle import load_bundle
     from dti_engine.images.contact_sheet import contact_sheet
+    from dti_engine.images.png import is_plain_png, plain_png
 
+    require_separate([output], [path])
+    require_replaceable(output, is_plain_png)
     bundle = load_bundle(path, resolution=resolution)
     for warning in bundle.warnings:
         warn(str(warning))
@@ -99,9 +101,7 @@ def preview(
         placeholder=placeholder_of(path, bundle.description),
         templates=CAPTION_TEMPLATES[family],
     )
-    buffer = BytesIO()
-    sheet.save(buffer, "PNG")
-    atomic_write(output, buffer.getvalue())
+    atomic_write(output, plain_png(sheet))
     print_paths([output])
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from dti_engine.cli import options
 from dti_engine.cli.console import output_folder, print_json, quiet_libraries, results, say
 from dti_engine.cli.progress import ProgressBar, TrainingProgress
+from dti_engine.files import is_generated_page, require_replaceable
 from dti_engine.recipes import miniature
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def demo(
     images.
     """
     output = output_folder(output)
+    require_replaceable(output / "index.html", is_generated_page)
     steps = steps or miniature().steps
     quiet_libraries(downloading=False)
 

@@ -29,6 +29,7 @@ from dti_engine.cli.study import (
 )
 from dti_engine.config import DtypeName
 from dti_engine.evaluation.rows import PHOTOGRAPH_METHODS
+from dti_engine.files import require_separate
 from dti_engine.scorers import DINOV2, SIGLIP
 
 if TYPE_CHECKING:
@@ -209,6 +210,7 @@ def _evaluate(
     # Everything that can be wrong with options and subjects is refused before the first download.
     chosen.check()
     opened = open_subjects(subjects, prompts=chosen.prompts, quick=chosen.quick)
+    require_separate([output], [subjects])
     folder = output_folder(output)
     weights_of = find_scorers(chosen)
     model = open_backbone(chosen.weights, device=device, dtype=dtype)

@@ -9,6 +9,7 @@ from dti_engine.cli import options
 from dti_engine.cli.console import print_json, print_paths, say
 from dti_engine.cli.loading import open_backbone
 from dti_engine.config import ExportFormat
+from dti_engine.files import require_replaceable, require_separate
 
 EXPORT_EXAMPLES = (
     "dti export tokens/rex.safetensors --format diffusers --output learned_embeds.safetensors",
@@ -35,6 +36,7 @@ def export(
             "OneTrainer, InvokeAI; [cyan]a1111[/]: its .pt file.",
         ),
     ] = "diffusers",
+    force: options.ForceOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
     """Write a token in the format of another program, and print the paths.
@@ -43,25 +45,29 @@ def export(
     diffusers, FILE and FILE_2, and one file for the others.
     """
     from dti_engine.artifacts.artifact import Artifact
-    from dti_engine.artifacts.exporters import export as write
+    from dti_engine.artifacts.exporters import convert
 
     artifact = Artifact.load(file)
-    written = write(artifact, output, file_format)
+    exported = convert(artifact, output, file_format)
+    require_separate(exported.files, [file])
+    for path, content in exported.contents.items():
+        require_replaceable(path, lambda data, new=content: data == new, force=force)
+    exported.save()
     if as_json:
         print_json(
             {
-                "files": [str(path) for path in written.files],
+                "files": [str(path) for path in exported.files],
                 "format": file_format,
-                "prompt_name": written.prompt_name,
-                "note": written.note,
+                "prompt_name": exported.prompt_name,
+                "note": exported.note,
                 "token": artifact.origin(),
             }
         )
     else:
-        say(f"in a prompt of {file_format}: {written.prompt_name}")
-        if written.note:
-            say(written.note)
-        print_paths(written.files)
+        say(f"in a prompt of {file_format}: {exported.prompt_name}")
+        if exported.note:
+            say(exported.note)
+        print_paths(exported.files)
 
 
 def import_token(
@@ -96,6 +102,7 @@ def import_token(
         ),
     ] = None,
     model: options.ModelOption = "miniature",
+    force: options.ForceOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
     """Read an embedding of another program, and write it as a token.
@@ -105,8 +112,11 @@ def import_token(
     """
     from dti_engine.artifacts.importers import import_token as read
 
+    files = [file, *([second] if second else [])]
+    require_separate([output], files)
     backbone = open_backbone(model)
-    artifact = read([file, *([second] if second else [])], backbone, placeholder=placeholder)
+    artifact = read(files, backbone, placeholder=placeholder)
+    require_replaceable(output, artifact.is_same_token, force=force)
     artifact.save(output)
     if as_json:
         print_json({"path": str(output), "num_vectors": artifact.manifest.num_vectors})

@@ -57,6 +57,7 @@ class LocalOptions:
     dtype: DtypeName = "auto"
     compiled: bool = False
     save: Path | None = None
+    force: bool = False
 
     def refuse_with_server(self) -> None:
         """Refuse options that a service cannot follow. Raises: ConfigurationError."""
@@ -66,6 +67,7 @@ class LocalOptions:
             "--dtype": self.dtype != "auto",
             "--compile": self.compiled,
             "--save": self.save,
+            "--force": self.force,
         }
         if names := [name for name, value in given.items() if value]:
             raise ConfigurationError(
@@ -209,13 +211,11 @@ def _generate_here(request: GenerateRequest, local: LocalOptions) -> None:
         for prompt, stem in zip(prompts, file_stems(prompts), strict=True)
         for seed in request.seeds
     ]
-    _, documents = generate_files(backbone, files, settings, local)
-    paths = [file.path for file in files]
+    saved = generate_files(backbone, files, settings, local)
     if request.as_json:
-        pairs = zip(paths, documents, strict=True)
-        print_json({"images": [{"path": str(path)} | document for path, document in pairs]})
+        print_json({"images": [{"path": str(each.path)} | each.settings for each in saved]})
     else:
-        print_paths(paths)
+        print_paths([each.path for each in saved])
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,8 +223,18 @@ class GeneratedFile:
     """An image to be generated, its file, and the origins of its tokens by placeholder."""
 
     path: Path
+    """The file's name gets a number if it is that of another image already."""
     request: "ImageRequest"
     origins: Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class SavedImage:
+    """An image that was generated and saved."""
+
+    path: Path
+    image: "Image.Image"
+    settings: dict[str, Any]
 
 
 def image_request(
@@ -254,23 +264,27 @@ def generate_files(
     files: Sequence[GeneratedFile],
     settings: GenerationOptions,
     local: LocalOptions,
-) -> tuple[list["Image.Image"], list[dict[str, Any]]]:
-    """Generate all images, save each as soon as its batch is done, and return them with settings.
+) -> list[SavedImage]:
+    """Generate all images, and save each as soon as its batch is done.
 
-    Raises: as `generation.pipeline.generate`.
+    Raises: as `generation.pipeline.generate`; OutputError if an image cannot be written.
     """
-    from dti_engine.generation.pipeline import generate, image_settings, save_image
+    from dti_engine.generation.pipeline import generate, image_settings
+    from dti_engine.images.png import add_image
 
     steps = settings.steps or options.STEPS
     documents = [
         image_settings(file.request, backbone, steps=steps, tokens=file.origins) for file in files
     ]
 
+    saved = list[SavedImage]()
+
     def save(index: int, image: "Image.Image") -> None:
-        save_image(image, files[index].path, documents[index])
+        path = add_image(image, files[index].path, documents[index])
+        saved.append(SavedImage(path, image, documents[index]))
 
     with ProgressBar("generating") as progress:
-        images = generate(
+        generate(
             backbone,
             [file.request for file in files],
             steps=steps,
@@ -278,7 +292,7 @@ def generate_files(
             on_image=save,
             on_step=progress.update,
         )
-    return images, documents
+    return saved
 
 
 def fill_prompt(prompt: str, placeholders: Sequence[str]) -> str:

@@ -118,6 +118,9 @@ RecomputeOption: TypeAlias = Annotated[
 OutputFolderOption: TypeAlias = Annotated[
     Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the files.")
 ]
+ForceOption: TypeAlias = Annotated[
+    bool, typer.Option("--force", help="Replace a file that is there already.")
+]
 JsonOption: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print one JSON document to stdout, and nothing else.")
 ]

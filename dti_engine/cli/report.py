@@ -9,7 +9,7 @@ from dti_engine.cli import options
 from dti_engine.cli.console import busy, print_json, print_paths, quiet_libraries
 from dti_engine.cli.run_log import FILE, read_events
 from dti_engine.errors import ConfigurationError
-from dti_engine.files import atomic_write
+from dti_engine.files import atomic_write, is_generated_page, require_replaceable
 
 if TYPE_CHECKING:
     from dti_engine.quality.run_log import RunHistory
@@ -47,13 +47,15 @@ def report(
     """
     quiet_libraries(downloading=False)
 
+    path = output or folder / "report.html"
+    require_replaceable(path, is_generated_page)
+
     from dti_engine.quality.report_page import render
     from dti_engine.quality.summary import collect_report
 
     with busy(f"reading {str(folder)!r}"):
         summary = collect_report(folder, _history(folder))
         page = render(summary, folder)
-        path = output or folder / "report.html"
         # Names and messages may contain characters that UTF-8 cannot encode.
         atomic_write(path, page.encode("utf-8", "replace"))
     if as_json:

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from dti_engine.cli.console import notes, print_json, print_paths, results, say
 from dti_engine.cli.progress import span
+from dti_engine.files import atomic_write
 
 OnProgress: TypeAlias = Callable[[str, int, int], None]
 
@@ -153,8 +154,8 @@ def write_results(
 
     Without a summary, print the document as JSON instead.
     """
-    (folder / "report.md").write_text(report, encoding="utf-8")
-    (folder / "results.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
+    atomic_write(folder / "report.md", report.encode())
+    atomic_write(folder / "results.json", json.dumps(document, indent=2).encode())
     if summary is None:
         print_json(document)
     else:

@@ -12,6 +12,7 @@ from dti_engine.cli.slots import parse_slots
 from dti_engine.cli.subjects import plan_subjects
 from dti_engine.cli.train_run import TrainOptions, train_bundles
 from dti_engine.config import MAX_VALIDATION_IMAGES
+from dti_engine.files import require_separate
 from dti_engine.training.checkpoint_manager import CHECKPOINT_EVERY
 
 EXAMPLES = (
@@ -125,6 +126,7 @@ def train(
     also after a crash.
     """
     require_extra("engine")
+    require_separate([output], bundles)
     changes = training.changed_fields(settings or [], steps=steps, lr=lr, kappa=kappa)
     plans = plan_subjects(bundles, placeholder, initializers or [])
     chosen = TrainOptions(

@@ -40,8 +40,9 @@ from dti_engine.demo.results import (
 )
 from dti_engine.errors import ModelLoadError
 from dti_engine.files import atomic_write, environment
-from dti_engine.generation.pipeline import ImageRequest, generate, image_settings, save_image
+from dti_engine.generation.pipeline import ImageRequest, generate, image_settings
 from dti_engine.images.decode import load_images
+from dti_engine.images.png import plain_png, save_image
 from dti_engine.miniature.scorer import Scorer, load_scorer
 from dti_engine.miniature.world.subjects import HeldOutSubject, demo_prompts, held_out_subjects
 from dti_engine.recipes import miniature, standard_ti
@@ -172,7 +173,7 @@ def _write(results: LocalDemoResults, output: Path) -> None:
     """Write the numbers, the page and its short form."""
     save_results(results, output)
     atomic_write(output / "index.html", render_local(results, output).encode())
-    contact_sheet(results, output).save(output / "sheet.png")
+    atomic_write(output / "sheet.png", plain_png(contact_sheet(results, output)))
 
 
 def _config(backbone: Backbone, steps: int | None) -> TrainConfig:

@@ -33,8 +33,9 @@ from dti_engine.evaluation.rows import (
 )
 from dti_engine.evaluation.store import EvaluationStore, ImageScore
 from dti_engine.evaluation.study import OnProgress, Study, ignore_progress
-from dti_engine.files import environment
+from dti_engine.files import atomic_write, environment
 from dti_engine.images.decode import load_images
+from dti_engine.images.png import plain_png
 from dti_engine.images.tensors import to_tensor
 from dti_engine.miniature.scorer import ScoredImage, Scorer, read
 from dti_engine.miniature.world.drawing import draw
@@ -335,7 +336,7 @@ class MiniatureStudy:
             # Nearest: smoothing would show more detail than was generated.
             resample=Image.Resampling.NEAREST,
         )
-        sheet.save(self.store.folder / "sheet.png")
+        atomic_write(self.store.folder / "sheet.png", plain_png(sheet))
 
     def _lengths(self, row: TableRow) -> dict[str, float]:
         named_by_vectors = row.token is not None or row.kind == "class_word"

@@ -20,9 +20,10 @@ from dti_engine.evaluation.results import PhotographResults, SubjectFacts
 from dti_engine.evaluation.rows import EvaluationImage, TableRow, TokenKey
 from dti_engine.evaluation.store import EvaluationStore, ImageScore
 from dti_engine.evaluation.study import OnProgress, Study
-from dti_engine.files import environment
+from dti_engine.files import atomic_write, environment
 from dti_engine.images.bundles.bundle import load_bundle
 from dti_engine.images.decode import SubjectImage
+from dti_engine.images.png import plain_png
 from dti_engine.scorers.dinov2 import Dinov2, likeness, masked
 from dti_engine.scorers.siglip import Siglip, scored_text
 from dti_engine.subject import Subject
@@ -299,7 +300,7 @@ class PhotographStudy:
             },
             cell_px=_CELL_PX,
         )
-        sheet.save(self.store.folder / "sheet.png")
+        atomic_write(self.store.folder / "sheet.png", plain_png(sheet))
 
     def _results(
         self, rows: Sequence[TableRow], configs: Mapping[str, TrainConfig]

@@ -11,8 +11,9 @@ from dti_engine.evaluation.domain import Domain, DrawImages
 from dti_engine.evaluation.protocol import EvaluationProtocol
 from dti_engine.evaluation.rows import EvaluationImage, TableRow
 from dti_engine.evaluation.store import EvaluationStore
-from dti_engine.generation.pipeline import ImageRequest, generate, image_settings, save_image
+from dti_engine.generation.pipeline import ImageRequest, generate, image_settings
 from dti_engine.generation.prompt_cache import PromptCache
+from dti_engine.images.png import save_image
 from dti_engine.optim import sphere
 from dti_engine.text.encoder import vocabulary_magnitude
 from dti_engine.text.tokens import LearnedToken

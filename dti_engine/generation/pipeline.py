@@ -7,26 +7,20 @@ and in what order, changes nothing; their number, and how many are guided, chang
 batch, and so rounding only.
 """
 
-import io
 import itertools
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from dti_engine import __version__, devices
 from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import (
-    ArtifactFormatError,
     ConfigurationError,
     DTIError,
     GenerationFailedError,
-    OutputError,
 )
 from dti_engine.generation.denoiser import Denoiser, ImageRequest, begin, decode, to_image
 from dti_engine.generation.prompt_cache import PromptCache
@@ -35,27 +29,13 @@ from dti_engine.text.prompts import bind
 
 __all__ = [
     "ImageRequest",
-    "encode_image",
     "generate",
     "image_settings",
-    "read_settings",
     "require_generation",
-    "save_image",
 ]
 
 _MAX_STEPS = 999  # models are trained at 1000; some schedulers leave out the first
 _NUM_SEEDS = 2**32  # torch's CPU generator ignores higher bits
-_SETTINGS = "dti"  # name of the PNG text chunk with the settings
-
-_GENERATED = (
-    '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
-    '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-    '<rdf:Description rdf:about=""'
-    ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
-    " Iptc4xmpExt:DigitalSourceType="
-    '"http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/>'
-    "</rdf:RDF></x:xmpmeta>"
-)
 
 
 def generate(
@@ -169,45 +149,3 @@ def image_settings(
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "engine_version": __version__,
     }
-
-
-def encode_image(image: Image.Image, settings: Mapping[str, Any]) -> bytes:
-    """Return a PNG with its settings as JSON, and with the standard mark of a generated image.
-
-    Source of the mark: IPTC, Digital Source Type vocabulary, in XMP.
-    """
-    chunks = PngInfo()
-    chunks.add_text(_SETTINGS, json.dumps(settings))
-    # Uncompressed and under this name, where readers of XMP look for it.
-    chunks.add_itxt("XML:com.adobe.xmp", _GENERATED)
-    file = io.BytesIO()
-    image.save(file, format="PNG", pnginfo=chunks)
-    return file.getvalue()
-
-
-def save_image(image: Image.Image, path: Path, settings: Mapping[str, Any]) -> None:
-    """Write the PNG of `encode_image`.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode_image(image, settings))
-    except OSError as error:
-        raise OutputError(f"cannot write {str(path)!r}: {error.strerror}") from error
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """Return the settings that `save_image` wrote.
-
-    Raises:
-        ArtifactFormatError: There are none.
-    """
-    try:
-        with Image.open(path) as image:
-            return json.loads(image.info[_SETTINGS])
-    except (OSError, KeyError, ValueError) as cause:
-        raise ArtifactFormatError(
-            f"{path} holds no settings; give a PNG file as the engine wrote it, not edited since"
-        ) from cause

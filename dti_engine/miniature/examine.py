@@ -21,11 +21,12 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 
+from dti_engine.files import atomic_write
 from dti_engine.miniature.model_card import RESULTS, write_card
 from dti_engine.miniature.pipeline import generate, open_pipeline, reconstruct
 from dti_engine.miniature.progress import Display
 from dti_engine.miniature.scorer import ScoredImage, load_scorer, read
-from dti_engine.miniature.world.drawing import draw
+from dti_engine.miniature.world.drawing import draw, png_bytes
 from dti_engine.miniature.world.scenes import VALIDATION_SEED, Example, example
 from dti_engine.miniature.world.vocabulary import breeds
 
@@ -178,11 +179,12 @@ def examine(
 def publish(examination: Examination, weights: Path, *, sheet: Path | None = None) -> None:
     """Write the scores beside the weights and onto their card; sheet: a PNG of the first images."""
     document = json.dumps(examination.document(), indent=2)
-    (weights / RESULTS).write_text(document + "\n", encoding="utf-8")
+    atomic_write(weights / RESULTS, f"{document}\n".encode())
     write_card(weights)
     if sheet:
         readings = examination.readings["generated"]
-        contact_sheet(examination.examples, examination.images, readings).save(sheet)
+        drawn = contact_sheet(examination.examples, examination.images, readings)
+        atomic_write(sheet, png_bytes(drawn))
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from dti_engine.files import atomic_write
 from dti_engine.miniature.world.vocabulary import (
     ACCESSORIES,
     BACKGROUNDS,
@@ -58,7 +59,7 @@ def write_card(weights: Path) -> None:
         sections.append(_scores(json.loads((weights / RESULTS).read_text(encoding="utf-8"))))
     else:
         sections.append("## Scores\n\nNot examined yet.")
-    (weights / CARD).write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    atomic_write(weights / CARD, ("\n\n".join(sections) + "\n").encode())
 
 
 def _vocabulary() -> str:

@@ -20,7 +20,7 @@ from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import ArtifactError
 from dti_engine.files import atomic_write
-from dti_engine.generation.pipeline import save_image
+from dti_engine.images.png import save_image
 from dti_engine.quality.flags import with_flags
 from dti_engine.quality.validation import TokenValidation
 

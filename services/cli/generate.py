@@ -29,6 +29,7 @@ from services.cli.options import connect
 
 if TYPE_CHECKING:
     from services.client.client import Client
+    from services.client.images import GeneratedImage
 
 _MAX_REQUESTS = 4  # at a time; fewer images than an engine has room for
 
@@ -150,16 +151,21 @@ def generate_images(
     *,
     steps: int,
     on_image: Callable[[SavedImage], None] = lambda image: None,
+    replace: bool = False,
 ) -> list[SavedImage]:
     """Generate all images, and save each as soon as it is done.
 
-    Images that fail are reported and left out. `on_image` is called in any thread.
+    An image whose file is there already, with another one in it, gets a number in its name, unless
+    `replace` is set, for folders that a program has for itself. Images that fail are reported and
+    left out. `on_image` is called in any thread.
 
     Raises: ClientError if a request is refused as a whole; OutputError.
     """
     total = steps * sum(len(group.paths) for group in groups)
     with ProgressBar("generating", total) as progress:
-        work = _Generation(client, lambda done: progress.update(done, total), on_image, steps)
+        work = _Generation(
+            client, lambda done: progress.update(done, total), on_image, steps, replace
+        )
         pool = ThreadPoolExecutor(_MAX_REQUESTS)
         try:
             return [image for images in pool.map(work.run, groups) for image in images]
@@ -177,6 +183,7 @@ class _Generation:
     on_step: Callable[[int], None]
     on_image: Callable[[SavedImage], None]
     steps: int
+    replace: bool
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -197,14 +204,23 @@ class _Generation:
                 case ImageProgress():
                     self._step(path, update.step)
                 case GeneratedImage():
-                    atomic_write(path, update.png)
                     self._warn(update.warnings)
                     self._step(path, self.steps)
-                    saved[update.seed] = SavedImage(path, update.seed, update.settings)
+                    saved[update.seed] = self._save(path, update)
                     self.on_image(saved[update.seed])
                 case ImageFailure():
                     say(f"{path.name}: {update.error}", label="[bold red]failed:[/] ")
         return [saved[seed] for seed in group.paths if seed in saved]
+
+    def _save(self, path: Path, image: "GeneratedImage") -> SavedImage:
+        if self.replace:
+            atomic_write(path, image.png)
+        else:
+            from dti_engine.images.png import add_png
+
+            with self._lock:  # of two images of one name, the second has to see the first
+                path = add_png(image.png, path, image.settings)
+        return SavedImage(path, image.seed, image.settings)
 
     def _step(self, path: Path, step: int) -> None:
         with self._lock:

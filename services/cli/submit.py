@@ -13,7 +13,9 @@ from dti_engine.cli.console import say
 from dti_engine.cli.progress import ProgressBar
 from dti_engine.cli.subjects import plan_subjects
 from dti_engine.errors import ConfigurationError, SubjectError
+from dti_engine.files import require_separate
 from services.cli import options
+from services.cli.display import job_words
 from services.cli.options import connect
 from services.cli.requests import (
     CheckedBundle,
@@ -121,6 +123,8 @@ def submit(
     """
     job_options = JobOptions(tags or [], webhook, idempotency_key, again, dry_run, wait, output)
     consent = consent_record(consent_by, consent_basis, consent_until)
+    if wait:
+        require_separate([output or Path(job_words("training").folder)], bundles)
     changes = training.changed_fields(settings or [], steps=steps, lr=lr, kappa=kappa)
     fields = {"model": model, "recipe": recipe, "overrides": changes or None}
     with connect(server, api_key, forever=wait) as client:

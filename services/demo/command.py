@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from dti_engine.cli import options
 from dti_engine.cli.console import output_folder, print_json, quiet_libraries, results, say
+from dti_engine.files import is_generated_page, require_replaceable
 from services.cli.display import JobProgress
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def demo_service(
     images. It opens no browser and deletes nothing.
     """
     output = output_folder(output)
+    require_replaceable(output / "gallery.html", is_generated_page)
     quiet_libraries(downloading=False)
 
     from services.demo.figures import lines

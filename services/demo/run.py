@@ -268,7 +268,7 @@ def _use(
 
 
 def _generate(client: Client, requests: Sequence[PromptImages], steps: int) -> None:
-    generated = generate_images(client, requests, steps=steps)
+    generated = generate_images(client, requests, steps=steps, replace=True)
     if len(generated) < len(requests):
         raise GenerationFailedError(f"{len(requests) - len(generated)} images failed")
 

@@ -15,7 +15,8 @@ from pydantic import JsonValue
 from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import DTIError
 from dti_engine.generation.denoiser import ImageRequest
-from dti_engine.generation.pipeline import encode_image, image_settings, require_generation
+from dti_engine.generation.pipeline import image_settings, require_generation
+from dti_engine.images.png import encode_image
 from dti_engine.text.prompts import truncated_pieces
 from dti_engine.text.tokens import LearnedToken
 from services import logs

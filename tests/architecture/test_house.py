@@ -163,6 +163,70 @@ def test_few_handlers_catch_every_exception() -> None:
     assert len(CLEANUPS) <= 4, [place for place, _ in CLEANUPS]
 
 
+WRITERS = {
+    "dti_engine.files": "is the one way to write a file",
+    "dti_engine.cli.run_log": "appends lines to a log",
+    "dti_engine.evaluation.store": "appends lines to a log",
+    "dti_engine.devices": "resets a counter of the kernel",
+    "dti_engine.miniature.training.loop": "has libraries write large files, then renames them",
+    "services.client.config": "writes a private file, then renames it",
+    "services.local.processes": "opens the log of a process",
+    "services.local.service": "copies logs",
+    "services.logs": "opens the output of another process",
+    "services.storage.directory": "creates objects once, as the store's contract demands",
+    "services.storage.directory_paths": "probes a file system",
+    "services.training.loader": "fills a temporary folder of its own",
+}
+"""Modules that write files by other ways than `files.atomic_write`, and why."""
+
+
+def _writes_a_file(call: ast.Call) -> bool:
+    """Return whether a call writes to a path by a way that could leave a torn file."""
+    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    values = [*call.args, *(each.value for each in call.keywords)]
+    match name:
+        case "write_bytes" | "write_text":
+            return True
+        case "open" | "fdopen":
+            modes = [each.value for each in values if isinstance(each, ast.Constant)]
+            return any(re.fullmatch(r"[wxa][bt+]*", str(mode)) for mode in modes)
+        case "save" | "savefig" | "save_file" | "dump":
+            # An image, an array or a figure that is saved to `folder / name`, not to a buffer.
+            # `Artifact.save` calls `atomic_write`.
+            saved = ast.unparse(call.func).removesuffix(".save")
+            return not saved.endswith("artifact") and any(
+                isinstance(each, ast.BinOp | ast.JoinedStr) for each in values
+            )
+        case _:
+            return False
+
+
+def test_files_are_written_by_atomic_write() -> None:
+    found = {
+        f"{module}:{node.lineno}"
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and module not in WRITERS and _writes_a_file(node)
+    }
+    assert found == set()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'path.write_text("x")',
+        'open(path, "w")',
+        'path.open(mode="xb")',
+        'image.save(folder / "a.png")',
+        'json.dump(x, open(path, "a"))',
+    ],
+)
+def test_every_other_way_to_write_a_file_is_found(source: str) -> None:
+    assert any(
+        _writes_a_file(node) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)
+    )
+
+
 def test_a_small_module_has_more_than_one_importer() -> None:
     importers: dict[str, set[str]] = defaultdict(set)
     for module, tree in TREES.items():

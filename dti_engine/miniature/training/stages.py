@@ -17,7 +17,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from dti_engine.files import environment
+from dti_engine.files import atomic_write, environment
 from dti_engine.miniature.examine import COUNT, examine, publish
 from dti_engine.miniature.model_card import FACTS, write_card
 from dti_engine.miniature.pipeline import to_pixels
@@ -238,7 +238,7 @@ class Stages:
             "commit": commit(),
             "environment": environment(self._device),
         }
-        (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        atomic_write(folder / FACTS, (json.dumps(facts, indent=2) + "\n").encode())
         write_card(folder)
 
     def examine(self, folder: Path) -> None:

@@ -5,6 +5,7 @@ Pure functions of the scene: the same scene gives the same pixels.
 
 import functools
 import math
+from io import BytesIO
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
@@ -134,3 +135,10 @@ def _draw_mark(canvas: Image.Image, figure: Figure) -> None:
         for i, r in enumerate([radius * 1.3, radius * 0.55] * 5)
     ]
     pen.polygon(corners, fill=_STAR, outline=_DARK)
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """Return an image as the content of a PNG file."""
+    file = BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()

@@ -8,7 +8,8 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from dti_engine.miniature.world.drawing import draw
+from dti_engine.files import atomic_write
+from dti_engine.miniature.world.drawing import draw, png_bytes
 from dti_engine.miniature.world.scenes import portrait
 from dti_engine.miniature.world.vocabulary import (
     ACCESSORY_PHRASES,
@@ -48,10 +49,10 @@ def held_out_subjects(part: str) -> list[HeldOutSubject]:
 
 def draw_subject(subject: HeldOutSubject, folder: Path, *, count: int = 5) -> None:
     """Write `count` PNG photos of the subject into `folder`, each with another background."""
-    folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(subject.name)
     for i, background in enumerate(rng.sample(BACKGROUNDS, count)):
-        draw(portrait(subject.look, rng, background=background)).save(folder / f"{i:02d}.png")
+        image = draw(portrait(subject.look, rng, background=background))
+        atomic_write(folder / f"{i:02d}.png", png_bytes(image))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.cli.app import app
-from dti_engine.generation.pipeline import read_settings
+from dti_engine.images.png import read_settings
 
 FAMILIES = {"sdxl": "make_sdxl_checkpoint", "sana": "make_sana_checkpoint"}
 

@@ -30,9 +30,9 @@ from dti_engine.cli import train as training
 from dti_engine.cli.app import app
 from dti_engine.cli.subjects import plan_subjects
 from dti_engine.errors import ConfigurationError, InvalidBundleError, TokenError
-from dti_engine.generation.pipeline import read_settings
 from dti_engine.images.bundles import bundle as loading
 from dti_engine.images.bundles.bundle import Bundle, load_bundle
+from dti_engine.images.png import read_settings
 from dti_engine.text.tokens import mean_tokens, slerp_tokens
 
 ENCODER = "text_encoder"

@@ -23,7 +23,8 @@ from dti_engine.backbones import load_backbone
 from dti_engine.backbones.checkpoint import MINIATURE
 from dti_engine.cli.app import app
 from dti_engine.demo.images import DemoScorer
-from dti_engine.generation.pipeline import ImageRequest, generate, read_settings
+from dti_engine.generation.pipeline import ImageRequest, generate
+from dti_engine.images.png import read_settings
 from dti_engine.miniature.scorer import Scorer, load_scorer, read, save_scorer
 from dti_engine.miniature.training.text_encoder import new_tokenizer
 from dti_engine.miniature.world.subjects import demo_prompts, draw_subject, held_out_subjects

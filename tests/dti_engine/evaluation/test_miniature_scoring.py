@@ -25,7 +25,7 @@ from dti_engine.evaluation.scoring import ImageEvaluator, rescaled
 from dti_engine.evaluation.store import EvaluationStore
 from dti_engine.evaluation.study import Study
 from dti_engine.evaluation.training import SubjectTraining, train_missing
-from dti_engine.generation.pipeline import read_settings
+from dti_engine.images.png import read_settings
 from dti_engine.miniature.scorer import Scorer, read
 from dti_engine.miniature.world.subjects import evaluation_prompts, held_out_subjects
 from dti_engine.miniature.world.vocabulary import describe

@@ -19,7 +19,7 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.cli import evaluate_photographs as command
 from dti_engine.cli import photograph_study
 from dti_engine.evaluation.scoring import ImageEvaluator
-from dti_engine.generation.pipeline import read_settings
+from dti_engine.images.png import read_settings
 from dti_engine.text.encoder import vocabulary_magnitude
 
 Evaluate = Callable[..., Result]

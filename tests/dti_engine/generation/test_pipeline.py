@@ -31,10 +31,9 @@ from dti_engine.generation.pipeline import (
     ImageRequest,
     generate,
     image_settings,
-    read_settings,
-    save_image,
 )
 from dti_engine.generation.prompt_cache import PromptCache
+from dti_engine.images.png import read_settings, save_image
 from dti_engine.optim import sphere
 from dti_engine.text.encoder import initializer_rows, vocabulary_magnitude
 from dti_engine.text.prompts import bind

@@ -11,7 +11,7 @@ from PIL import Image
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.artifacts.manifest import Quality, ValidationImage
 from dti_engine.backbones.interface import Backbone
-from dti_engine.generation.pipeline import read_settings
+from dti_engine.images.png import read_settings
 from dti_engine.quality.run_folder import RunFolder
 from dti_engine.quality.validation import TokenValidation
 from dti_engine.recipes import miniature_constant

@@ -15,7 +15,8 @@ from PIL import Image
 
 from dti_engine.backbones.interface import Backbone
 from dti_engine.generation.denoiser import ImageRequest
-from dti_engine.generation.pipeline import generate, read_settings
+from dti_engine.generation.pipeline import generate
+from dti_engine.images.png import read_settings
 from services.contracts.generation import FailureEvent, ImageEvent, StepEvent
 from services.errors import DeletedError, UnknownJobError
 
