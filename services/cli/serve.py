@@ -1,6 +1,9 @@
 """`dti serve`: the whole service on this machine."""
 
+import atexit
+import shutil
 import signal
+import tempfile
 import threading
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +18,7 @@ from services.errors import SettingsError, UnknownKeyError
 from services.storage.settings import DirectorySettings, MemorySettings, store_settings
 
 if TYPE_CHECKING:
+    from services.contracts.models import ModelsFile
     from services.local.service import LocalService
     from services.storage.interface import Store
 
@@ -25,6 +29,7 @@ EXAMPLES = (
 )
 
 _TENANT = "default"
+_LOOK_INTERVAL_S = 2.0
 _READY_TIMEOUT_S = 300.0  # engines load their models meanwhile, and the machine may be busy
 
 _StoreOption: TypeAlias = Annotated[
@@ -94,7 +99,8 @@ def serve(
 
     Prints the address and an API key, and notes both where `dti submit` and other commands find
     them. Ctrl-C drains the workers and stops. A second start on the same store continues all open
-    jobs, also after a crash. The API listens on this host alone; Ray's ports accept only clients
+    jobs, also after a crash. The file of models is read at the start: after a change, stop the
+    service and start it again. The API listens on this host alone; Ray's ports accept only clients
     with the token of this run.
     """
     # The processes that start below need the extras; their errors would only stand in logs.
@@ -102,11 +108,12 @@ def serve(
         if find_spec(package) is None:
             raise ModuleNotFoundError(name=package)
 
-    from services.contracts.models import read_models
+    from services.contracts.models import ModelsFile, read_models
     from services.local.service import LocalService, LocalServiceSettings, free_port
     from services.storage.open import open_store
     from services.storage.probe import probe
 
+    models_file = ModelsFile(models)
     if models:
         read_models(models)  # errors in the file are reported before anything starts
     store_url = _absolute_store(store)
@@ -114,7 +121,7 @@ def serve(
     with busy("testing the store"):
         probe(opened)
     settings = LocalServiceSettings(
-        store=store_url, port=port or free_port(), models=models, engines=engines
+        store=store_url, port=port or free_port(), models=_kept_models(models), engines=engines
     )
     stopped = _stop_on_signals()
     with LocalService(settings, folder=_log_folder(logs)) as service:
@@ -122,7 +129,7 @@ def serve(
             service.wait_until_ready(_READY_TIMEOUT_S, stopped=stopped.is_set)
         if not stopped.is_set():
             _announce(service, _usable_key(opened, api_key))
-            stopped.wait()
+            _wait(stopped, models_file)
         say("stopping: workers write checkpoints and return their subjects")
     say("stopped; the same command continues open jobs")
 
@@ -137,6 +144,31 @@ def _stop_on_signals() -> threading.Event:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     return stopped
+
+
+def _kept_models(models: Path | None) -> Path | None:
+    """Copy the models file for as long as this process runs, and return the path of the copy.
+
+    The supervisor follows a file that changes, and the other processes read it at their start: with
+    the file itself, some would serve the new models and some the old ones.
+    """
+    if models is None:
+        return None
+    folder = tempfile.TemporaryDirectory(prefix="dti-models-")
+    atexit.register(folder.cleanup)
+    return Path(shutil.copyfile(models, Path(folder.name) / "models.json"))
+
+
+def _wait(
+    stopped: threading.Event, models_file: "ModelsFile", interval_s: float = _LOOK_INTERVAL_S
+) -> None:
+    """Wait until stopped; say once for each change of the models file that nothing follows it."""
+    while not stopped.wait(interval_s):
+        if models_file.has_changed():
+            warn(
+                "the models file has changed, and this service goes on with the models of its "
+                "start: stop it and start it again to serve the new ones"
+            )
 
 
 def _announce(service: "LocalService", key: str) -> None:

@@ -1,12 +1,14 @@
 """`dti serve` without its processes: what it announces, and where it cannot."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from services.cli.serve import _announce
+from services.cli.serve import _announce, _kept_models, _wait
 from services.client.config import read_config
+from services.contracts.models import ModelsFile, read_models
 
 
 class Service:
@@ -37,3 +39,26 @@ def test_a_home_that_cannot_be_written_does_not_end_the_service(
     assert printed.out == f"{Service.url}\ndti_key\n"
     assert "cannot write" in printed.err
     assert "--server and --api-key" in printed.err
+
+
+_MODELS = '{"tiny": {"weights": "miniature", "recipe": "miniature"}}'
+
+
+def test_a_change_of_the_models_file_is_not_followed_and_that_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = tmp_path / "models.json"
+    models.write_text(_MODELS)
+    file, kept, waits = ModelsFile(models), _kept_models(models), iter([False] * 3 + [True])
+
+    class Stopped(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            return next(waits)
+
+    models.write_text(_MODELS.replace("tiny", "other"))
+    _wait(Stopped(), file)
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("stop it and start it again") == 1
+    # The processes have the copy, so that none of them follows the change either.
+    assert kept
+    assert list(read_models(kept)) == ["tiny"]
