@@ -10,6 +10,8 @@ from typer.testing import CliRunner, Result
 from dti_engine.cli.app import app
 from dti_engine.evaluation.rows import LENGTHS
 
+pytestmark = pytest.mark.slow
+
 
 def evaluate_miniature(folder: Path, weights: Path, *options: str) -> Result:
     tiny = ["--quick", "--steps", "2", "--model", str(weights), "--dtype", "float32"]

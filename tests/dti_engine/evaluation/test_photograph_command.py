@@ -22,6 +22,8 @@ from dti_engine.evaluation.scoring import ImageEvaluator
 from dti_engine.images.png import read_settings
 from dti_engine.text.encoder import vocabulary_magnitude
 
+pytestmark = pytest.mark.slow
+
 Evaluate = Callable[..., Result]
 WRITTEN = ("report.md", "sheet.png", "results.json")
 

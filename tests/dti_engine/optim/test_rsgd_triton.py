@@ -30,6 +30,7 @@ launches = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.skipif(INTERPRETED or DEVICE == "cuda", reason="launches run in this process")
 def test_launches_pass_in_the_interpreter() -> None:

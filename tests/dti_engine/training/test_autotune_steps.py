@@ -13,6 +13,8 @@ from dti_engine.config import TrainConfig
 from dti_engine.errors import ConfigurationError
 from dti_engine.training.autotune import StepProfile, full_trainer, profile_step
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(steps=2, batch_size=2, resolution=16, lr=0.04)
 MB = 10**6
