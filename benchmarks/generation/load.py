@@ -116,7 +116,8 @@ def run(
         workload.backbone,
         BatchSchedulerSettings(
             max_batch_size=workload.max_batch_size,
-            queue_size=queue_size,
+            # A tenant may have as many places as are left free.
+            queue_size=2 * queue_size,
             continuous=joining,
             batch_turn_s=1e9,
         ),

@@ -147,7 +147,7 @@ def measure_service(options: argparse.Namespace) -> dict[str, Any]:
     tokens = draw_tokens(backbone, _TOKENS)
     workload = Workload(backbone, tokens, prompt, (side, side), steps, options.batch_size)
     settings = BatchSchedulerSettings(
-        max_batch_size=options.batch_size, queue_size=4 * options.batch_size
+        max_batch_size=options.batch_size, queue_size=8 * options.batch_size
     )
     benchmark = ServiceBenchmark(workload, BatchScheduler(backbone, settings))
     benchmark.scheduler.start()
@@ -229,7 +229,7 @@ def show_service(found: dict[str, Any]) -> Table:
 def _write_models(path: Path, options: argparse.Namespace) -> Path:
     gpus = int(find_device("auto").type == "cuda")
     generation = GenerationSettings(
-        batch_size=options.batch_size, queue_size=4 * options.batch_size, max_engines=1
+        batch_size=options.batch_size, queue_size=8 * options.batch_size, max_engines=1
     )
     served_model = ServedModel(
         weights="miniature",

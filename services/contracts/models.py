@@ -36,10 +36,11 @@ class EngineSettings(WireModel):
         description="largest number of images in one batch; None: measured when an engine starts",
     )
     queue_size: int = Field(
-        default=64,
+        default=128,
         ge=1,
         le=4096,
-        description="images that wait in one engine at most; jobs may fill three quarters of it",
+        description="images that wait in one engine at most; a tenant may have as many as it "
+        "leaves free, and jobs may fill three quarters",
     )
     gpus: float | None = Field(
         default=None, ge=0, description="GPUs of one engine; None: as many as a worker"

@@ -1,25 +1,29 @@
 """Requests for images, and their queue: bounded, fair between tenants, with two priorities.
 
-Tenants take turns (round robin). Background requests let all interactive ones go first, but only
-for a bounded time, because interactive requests may never cease (no starvation). A share of the
-queue is closed to background requests, so that they cannot shut out interactive ones. Requests that
-are past their deadline are dropped.
+Each tenant has a fair share of the places, so that none can fill the queue. Tenants take turns by
+cost: the next image is of the tenant that has been served least, in pixels times steps (start-time
+fair queueing). Background requests let all interactive ones go first, but only for a bounded time,
+because interactive requests may never cease (no starvation). A part of the queue is closed to
+background requests, so that they cannot shut out interactive ones. Requests that are past their
+deadline are dropped.
 """
 
 import itertools
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from typing import Protocol
 
 from PIL import Image
 
 from dti_engine.errors import ConfigurationError, DTIError
 from dti_engine.generation.denoiser import ImageRequest
-from services.errors import QueueFullError
+from services.contracts.cost import cost_of
+from services.errors import QueueFullError, QuotaError
+from services.shares import Shares
 
 BatchKey = tuple[int, ...]
 """What images must have in common to share a batch: height and width in pixels. The key of an
@@ -72,6 +76,11 @@ class ScheduledRequest:
         """Return the key of the batches that this image may be in."""
         return (*self.size, self.number) if self.isolated else self.size
 
+    @property
+    def cost(self) -> int:
+        """Return the cost of the image in pixel steps."""
+        return cost_of(self.steps, self.size[0] * self.size[1]).pixel_steps
+
     def is_expired(self, now: float) -> bool:
         """Return whether the image is cancelled or past its deadline."""
         return self.cancelled or now >= self.deadline
@@ -95,9 +104,16 @@ class RequestQueue:
     def __init__(self, capacity: int, clock: Callable[[], float] = time.monotonic) -> None:
         """Create an empty queue with room for `capacity` images."""
         self.capacity = capacity
+        self.shares = Shares("places in the queue", capacity)
+        """The places: a tenant may have as many as are left free."""
         self._clock = clock
-        # In the order of the tenants' turns. A tenant without requests has no entry.
+        # In the order in which tenants with equal cost take turns. A tenant without requests has
+        # no entry.
         self._by_tenant: OrderedDict[str, deque[ScheduledRequest]] = OrderedDict()
+        self._served: dict[str, int] = {}
+        """The cost that each tenant was served, as if it had been waiting since the beginning."""
+        self._least_served = 0
+        """What the tenant with the last turn had been served before it."""
         self._changed = threading.Condition()
 
     def __len__(self) -> int:
@@ -112,41 +128,52 @@ class RequestQueue:
             retry_after_s: When there may be room again, for the error.
 
         Raises:
-            QueueFullError: There is no room now (backpressure).
+            QueueFullError: There is no room now, or the tenant has its share (backpressure).
             ConfigurationError: There never is room for so many.
         """
         background = any(request.background for request in requests)
         reserved = self.capacity // _RESERVED_FRACTION if background else 0
         limit = self.capacity - reserved
-        if len(requests) > limit:
+        counts = Counter(request.tenant for request in requests)
+        largest = (limit + 1) // 2
+        if any(count > largest for count in counts.values()):
             raise ConfigurationError(
-                f"{len(requests)} images at once, where {limit} may wait: ask for fewer"
+                f"{len(requests)} images at once, where {largest} of a tenant may wait: ask for "
+                "fewer"
             )
         with self._changed:
-            waiting = self._count()
             # All or none: a caller waits for all images of its request.
-            if waiting + len(requests) > limit:
-                raise QueueFullError(
-                    f"{waiting} images are waiting, of at most {limit}: ask again later "
-                    f"for {len(requests)} more",
-                    str(retry_after_s),
-                )
+            with ExitStack() as stack:
+                for tenant, count in counts.items():
+                    try:
+                        stack.enter_context(self.shares.reserve(tenant, count, limit=limit))
+                    except QuotaError as error:
+                        raise self._full(tenant, count, limit, retry_after_s) from error
+                stack.pop_all()  # The places are kept, and given back one by one.
             for request in requests:
                 request.queued_at = self._clock()
-                self._by_tenant.setdefault(request.tenant, deque()).append(request)
+                if request.tenant not in self._by_tenant:
+                    # A tenant that was away has no credit for that time.
+                    served = self._served.get(request.tenant, 0)
+                    self._served[request.tenant] = max(served, self._least_served)
+                    self._by_tenant[request.tenant] = deque()
+                self._by_tenant[request.tenant].append(request)
             self._changed.notify_all()
 
     def take(self, key: BatchKey, limit: int) -> list[ScheduledRequest]:
         """Remove and return at most `limit` requests for a batch.
 
-        Tenants take turns, and each tenant's requests keep their order; deferred background
+        Tenants take turns by cost, and each tenant's requests keep their order; deferred background
         requests come last.
         """
         taken: list[ScheduledRequest] = []
         with self._changed:
-            for deferred in (False, True):
-                while len(taken) < limit and (request := self._take_one(key, deferred)):
-                    taken.append(request)
+            while len(taken) < limit:
+                request = next((r for r in self._in_turn() if r.batch_key == key), None)
+                if request is None:
+                    break
+                self._serve(request)
+                taken.append(request)
         return taken
 
     def batch_keys(self, exclude: Set[BatchKey] = frozenset()) -> Iterator[BatchKey]:
@@ -155,9 +182,7 @@ class RequestQueue:
         That is the order of the tenants' turns; keys of deferred background requests come last.
         """
         with self._changed:
-            queues = [list(queue) for queue in self._by_tenant.values()]
-        in_turn = [request for turn in zip_longest(*queues) for request in turn if request]
-        in_turn.sort(key=self._is_deferred)  # The sort is stable.
+            in_turn = self._in_turn()
         return iter(dict.fromkeys(r.batch_key for r in in_turn if r.batch_key not in exclude))
 
     def drop_expired(self) -> list[ScheduledRequest]:
@@ -173,7 +198,8 @@ class RequestQueue:
         """Remove and return all requests."""
         with self._changed:
             requests = list(self._all())
-            self._by_tenant.clear()
+            for request in requests:
+                self._remove(request)
         return requests
 
     def wait(self, timeout_s: float) -> None:
@@ -188,6 +214,14 @@ class RequestQueue:
         with self._changed:
             self._changed.notify_all()
 
+    def _full(self, tenant: str, count: int, limit: int, retry_after_s: float) -> QueueFullError:
+        return QueueFullError(
+            f"{self.shares.held(tenant)} images of this tenant and {self._count()} of all tenants "
+            f"are waiting, of at most {limit}, and a tenant may have as many as are left free: ask "
+            f"again later for {count} more",
+            str(retry_after_s),
+        )
+
     def _count(self) -> int:
         return sum(map(len, self._by_tenant.values()))
 
@@ -198,18 +232,33 @@ class RequestQueue:
         """Return whether a request lets all others go first."""
         return request.background and self._clock() - request.queued_at < _MAX_DEFERRAL_S
 
-    def _take_one(self, key: BatchKey, deferred: bool) -> ScheduledRequest | None:
+    def _in_turn(self) -> list[ScheduledRequest]:
+        """Return all requests in the order in which they are served."""
+        turns: list[tuple[bool, int, ScheduledRequest]] = []
         for tenant, queue in self._by_tenant.items():
+            served = self._served[tenant]
             for request in queue:
-                if request.batch_key == key and self._is_deferred(request) == deferred:
-                    self._remove(request)
-                    if tenant in self._by_tenant:
-                        self._by_tenant.move_to_end(tenant)
-                    return request
-        return None
+                turns.append((self._is_deferred(request), served, request))
+                served += request.cost
+        turns.sort(key=lambda turn: turn[:2])  # The sort is stable.
+        return [request for _, _, request in turns]
+
+    def _serve(self, request: ScheduledRequest) -> None:
+        tenant = request.tenant
+        self._least_served = max(self._least_served, self._served[tenant])
+        self._served[tenant] += request.cost
+        self._by_tenant.move_to_end(tenant)
+        self._remove(request)
+        if len(self._served) > 2 * self.capacity:  # Tenants that would have no credit if they came.
+            self._served = {
+                tenant: served
+                for tenant, served in self._served.items()
+                if tenant in self._by_tenant or served > self._least_served
+            }
 
     def _remove(self, request: ScheduledRequest) -> None:
         queue = self._by_tenant[request.tenant]
         queue.remove(request)
+        self.shares.give_back(request.tenant, 1)
         if not queue:
             del self._by_tenant[request.tenant]

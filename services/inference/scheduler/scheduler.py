@@ -36,7 +36,7 @@ class BatchSchedulerSettings:
 
     max_batch_size: int = 8
     """The largest number of images in one call of the model."""
-    queue_size: int = 64
+    queue_size: int = 128
     """The largest number of images that wait."""
     max_batches: int = 3
     """The largest number of batches that run at a time."""

@@ -173,7 +173,7 @@ def test_a_full_engine_says_when_to_retry(model: Any) -> None:
     release = threading.Event()
     model.before = lambda noisy, conditioning: release.wait(20)
     with (
-        serve_engine(model, max_batch_size=1, queue_size=2) as engine,
+        serve_engine(model, max_batch_size=1, queue_size=4) as engine,
         ThreadPoolExecutor(2) as pool,
     ):
         first = pool.submit(engine.ends, spec())

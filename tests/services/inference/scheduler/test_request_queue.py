@@ -1,5 +1,7 @@
 """The request queue: turns of tenants, priorities, bounds and deadlines."""
 
+from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -35,23 +37,66 @@ def test_tenants_take_turns_and_each_is_served_in_order() -> None:
     queue.put(requests("c", 2), 0)
     assert whose(queue.take(SIZE, 4)) == "a0 b0 c0 a1"
     queue.put(requests("b", 1), 0)
-    assert whose(queue.take(SIZE, 9)) == "c1 a2 b0 a3 a4"
+    assert whose(queue.take(SIZE, 9)) == "c1 b0 a2 a3 a4"
     assert len(queue) == 0
 
 
 def test_all_requests_of_a_call_are_added_or_none() -> None:
-    queue = RequestQueue(5)
-    queue.put(requests("a", 3), 0)
-    with pytest.raises(QueueFullError, match=r"3 images are waiting, of at most 5") as caught:
+    queue = RequestQueue(8)
+    queue.put(requests("a", 4), 0)
+    with pytest.raises(QueueFullError, match=r"0 images of this tenant and 4 of all") as caught:
         queue.put(requests("b", 3), retry_after_s=7.5)
     assert caught.value.retry_after_s == 7.5
-    assert len(queue) == 3
+    assert len(queue) == 4
     queue.put(requests("b", 2), 0)
 
 
 def test_more_requests_than_ever_fit_are_a_configuration_error() -> None:
-    with pytest.raises(ConfigurationError, match="6 images at once, where 5 may wait"):
-        RequestQueue(5).put(requests("a", 6), 0)
+    with pytest.raises(ConfigurationError, match="4 images at once, where 3 of a tenant may wait"):
+        RequestQueue(5).put(requests("a", 4), 0)
+
+
+def test_no_tenant_shuts_out_another_however_often_it_asks() -> None:
+    queue = RequestQueue(64)
+    admitted = Counter[str]()
+    for turn in range(1000):
+        for tenant in ["mallory"] * 20 + ["victim"]:
+            with suppress(QueueFullError):
+                queue.put(requests(tenant, 1), 0)
+                admitted[tenant] += 1
+        if turn >= 100:  # An engine that generates one image a turn.
+            queue.take(SIZE, 1)
+    assert admitted["victim"] > 450
+    assert queue.shares.held("victim") > 15
+
+
+def test_removed_requests_give_their_places_back() -> None:
+    clock = Clock()
+    queue = RequestQueue(8, clock)
+    for remove in (
+        lambda: queue.take(SIZE, 9),
+        queue.drop_expired,
+        queue.clear,
+    ):
+        batch = requests("a", 4)
+        queue.put(batch, 0)
+        with pytest.raises(QueueFullError):
+            queue.put(requests("a", 1), 0)
+        for each in batch:
+            each.cancelled = True
+        assert len(remove()) == 4
+        assert queue.shares.used == 0
+
+
+def test_turns_go_by_cost() -> None:
+    queue = RequestQueue(40)
+    queue.put(requests("a", 10, size=SIZE, steps=10), 0)
+    queue.put(requests("b", 5, size=SIZE, steps=40), 0)
+    order = whose(queue.take(SIZE, 10))
+    assert order == "a0 b0 a1 a2 a3 b1 a4 a5 a6 a7"
+    # A tenant that comes later does not catch up on what the others had before.
+    queue.put(requests("c", 10, size=SIZE, steps=10), 0)
+    assert whose(queue.take(SIZE, 5)).count("c") <= 3
 
 
 def test_only_requests_of_the_given_key_are_taken() -> None:
@@ -120,19 +165,21 @@ def test_a_background_request_is_deferred_for_a_minute_at_most() -> None:
     assert whose(queue.take(SIZE, 1)) == "b0"
     clock.now += 60
     queue.put(requests("c", 2), 0)
-    assert whose(queue.take(SIZE, 3)) == "a0 b1 c0"
+    assert whose(queue.take(SIZE, 3)) == "a0 c0 b1"
 
 
-def test_a_share_of_the_queue_is_closed_to_background_requests() -> None:
+def test_a_part_of_the_queue_is_closed_to_background_requests() -> None:
     queue = RequestQueue(8)
-    queue.put(requests("a", 6, background=True), 0)
-    with pytest.raises(QueueFullError, match="6 images are waiting, of at most 6"):
-        queue.put(requests("b", 1, background=True), 0)
-    queue.put(requests("b", 2), 0)
-    with pytest.raises(QueueFullError, match="8 images are waiting, of at most 8"):
-        queue.put(requests("c", 1), 0)
-    with pytest.raises(ConfigurationError, match="7 images at once, where 6 may wait"):
-        queue.put(requests("a", 7, background=True), 0)
+    for tenant, count in (("a", 3), ("b", 2), ("c", 1)):
+        queue.put(requests(tenant, count, background=True), 0)
+    with pytest.raises(QueueFullError, match=r"0 images of this tenant and 6 of all .* at most 6"):
+        queue.put(requests("d", 1, background=True), 0)
+    queue.put(requests("d", 1), 0)
+    queue.put(requests("e", 1), 0)
+    with pytest.raises(QueueFullError, match="8 of all tenants are waiting, of at most 8"):
+        queue.put(requests("f", 1), 0)
+    with pytest.raises(ConfigurationError, match="4 images at once, where 3 of a tenant may wait"):
+        queue.put(requests("a", 4, background=True), 0)
 
 
 def test_a_queue_of_one_accepts_a_background_request() -> None:

@@ -83,7 +83,7 @@ def test_batched_images_of_many_tenants_equal_those_generated_alone(
 
 def test_interactive_images_go_before_background_images_and_both_are_generated(model: Any) -> None:
     release = held(model)
-    with scheduler(model, max_batch_size=1, queue_size=8) as running:
+    with scheduler(model, max_batch_size=1, queue_size=16) as running:
         job = submit(running, *(make_request(seed=seed, background=True) for seed in range(6)))
         while not model.calls:
             time.sleep(0.001)
@@ -362,7 +362,7 @@ def test_a_request_past_its_deadline_fails_and_is_not_begun(model: Any) -> None:
 
 def test_a_full_queue_rejects_all_images_of_a_request(model: Any) -> None:
     release = held(model)
-    with scheduler(model, max_batch_size=1, queue_size=3) as running:
+    with scheduler(model, max_batch_size=1, queue_size=5) as running:
         (first,) = submit(running, make_request())
         while not model.calls:
             time.sleep(0.001)
