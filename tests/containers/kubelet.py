@@ -8,8 +8,9 @@ import base64
 import os
 import secrets
 import subprocess
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -33,6 +34,7 @@ class Network:
         self.id = f"dti{secrets.token_hex(3)}"
         self._subnet = f"10.231.{os.getpid() % 250}"
         self._pods = 0
+        self._lock = threading.Lock()
         self.gateway = f"{self._subnet}.1"
         """The address of the host, where the tests listen."""
 
@@ -54,8 +56,9 @@ class Network:
 
     def add(self) -> tuple[str, str]:
         """Return the name and the address of a new namespace."""
-        number = self._pods
-        self._pods += 1
+        with self._lock:
+            number = self._pods
+            self._pods += 1
         name, address = f"{self.id}-{number}", f"{self._subnet}.{number + 10}"
         veth = f"{self.id}v{number}"
         run("ip", "netns", "add", name)
@@ -81,6 +84,8 @@ class Node:
         self.hosts: dict[str, str] = {}
         """Names of services, with their addresses."""
         self.secrets: dict[str, dict[str, str]] = {}
+        self.role: dict[str, str] = {}
+        """Variables that stand for the credentials of the node or of a service account."""
         self.folder = folder
         self.images = images
         self._stack = ExitStack()
@@ -161,7 +166,9 @@ class Pod:
     def start(self) -> None:
         """Start the containers in the order of a kubelet: sidecars, then all others."""
         assert self.spec["enableServiceLinks"] is False
-        assert self.spec["automountServiceAccountToken"] is False
+        # Heads that scale have an account of their own, with a token for the autoscaler.
+        scales = self.spec["serviceAccountName"].endswith("-head")
+        assert self.spec["automountServiceAccountToken"] is scales
         # It holds the namespaces that the containers share, as Kubernetes' own pause container.
         pause = [f"--network=ns:/run/netns/{self._namespace}", "--read-only", "--ipc=shareable"]
         pause += [f"--dns={self._node.network.gateway}", "--dns-search=."]
@@ -172,7 +179,7 @@ class Pod:
             is_sidecar = container.get("restartPolicy") == "Always"
             self._start(container, restarts=is_sidecar, waits=not is_sidecar)
         for container in self.spec["containers"]:
-            self._start(container, restarts=self.spec.get("restartPolicy") != "Never")
+            self._start(container, restarts=self.spec.get("restartPolicy", "Always") == "Always")
 
     def container(self, name: str) -> Container:
         return Container(f"{self._id}-{name}")
@@ -275,7 +282,12 @@ class Pod:
         ]
 
     def _environment(self, container: Object) -> list[str]:
-        return [f"--env={each['name']}={self._value(each)}" for each in container.get("env", [])]
+        variables = dict(self._node.role)
+        for each in container.get("envFrom", []):
+            folder = self._node.configmap(each["configMapRef"]["name"])
+            variables |= {path.name: path.read_text() for path in _keys(folder)}
+        variables |= {each["name"]: self._value(each) for each in container.get("env", [])}
+        return [f"--env={name}={value}" for name, value in variables.items()]
 
     def _value(self, variable: Object) -> str:
         if "valueFrom" not in variable:
@@ -307,8 +319,18 @@ class Pod:
     def _source(self, volume: Object) -> str:
         if "configMap" in volume:
             return str(self._node.configmap(volume["configMap"]["name"]))
-        assert "emptyDir" in volume
-        folder = self._node.folder / self._id / volume["name"]
+        if "persistentVolumeClaim" in volume:
+            folder = self._node.folder / "claims" / volume["persistentVolumeClaim"]["claimName"]
+        elif "hostPath" in volume:
+            folder = self._node.folder / "host" / volume["hostPath"]["path"].lstrip("/")
+        else:
+            assert "emptyDir" in volume
+            folder = self._node.folder / self._id / volume["name"]
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o777)
         return str(folder)
+
+
+def _keys(folder: Path) -> Iterator[Path]:
+    """Yield the files of a ConfigMap, apart from the links by which a kubelet replaces them."""
+    return (path for path in folder.iterdir() if not path.name.startswith(".."))

@@ -1,7 +1,8 @@
 """A release of the chart, whose pods are on one node, and a tenant of the service."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -32,13 +33,19 @@ TIMEOUT_S = 400
 class Release:
     """A release of the chart whose pods are on one node."""
 
-    def __init__(self, node: Node, chart: Chart, values: Mapping[str, Any]) -> None:
-        self.node, self._chart, self._values = node, chart, dict(values)
+    def __init__(
+        self,
+        node: Node,
+        chart: Chart,
+        values: Mapping[str, Any],
+        profile: Sequence[Path] = (PROFILE,),
+    ) -> None:
+        self.node, self._chart, self._values, self._profile = node, chart, dict(values), profile
         self.rendered = self._render({})
         node.apply(self.rendered.objects)
 
     def _render(self, changes: Mapping[str, Any]) -> Any:
-        return self._chart.render(self._values | dict(changes), PROFILE, release=NAME)
+        return self._chart.render(self._values | dict(changes), *self._profile, release=NAME)
 
     def models(self) -> Object:
         """Return the models, by name."""
@@ -80,7 +87,9 @@ class Release:
     def start_api(self) -> Pod:
         """Start a pod of the API, and wait until it is ready."""
         pod = self.rendered.get("Deployment", "-api")["spec"]["template"]
-        started = self.node.start("api", pod, f"{self.name('api')}.{NAMESPACE}", {80: 8000})
+        (port,) = self.rendered.get("Service", "-api")["spec"]["ports"]
+        host = f"{self.name('api')}.{NAMESPACE}"
+        started = self.node.start("api", pod, host, {port["port"]: 8000})
         started.wait_for("api", "startupProbe", TIMEOUT_S)
         return started
 
@@ -199,6 +208,6 @@ def trained_by(pod: Pod, container: str) -> set[int]:
 def image_values(images: Mapping[str, str]) -> Object:
     """Return the values that have the chart take images, which are given by target."""
     return {
-        target: dict(zip(("repository", "tag"), name.rsplit(":", 1), strict=True))
+        target: {**dict(zip(("repository", "tag"), name.rsplit(":", 1), strict=True)), "digest": ""}
         for target, name in images.items()
     }
