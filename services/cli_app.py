@@ -3,8 +3,8 @@
 from dti_engine.cli.app import app
 from dti_engine.cli.console import examples, mount
 from dti_engine.cli.generate import register_remote_generator
+from services.cli import erasures, jobs, keys, serve, store, tokens
 from services.cli import generate_bulk as bulk_generation
-from services.cli import jobs, keys, serve, store, tokens
 from services.cli import submit as submission
 from services.cli.generate import ServiceGenerator
 from services.demo import command as demonstration
@@ -34,6 +34,8 @@ mount(app, jobs.cancel, jobs.CANCEL_EXAMPLES, panel=_SERVICE)
 mount(app, jobs.retry, jobs.RETRY_EXAMPLES, panel=_SERVICE)
 mount(app, tokens.tokens, tokens.EXAMPLES, panel=_SERVICE)
 mount(app, jobs.delete, jobs.DELETE_EXAMPLES, panel=_SERVICE)
+mount(app, erasures.uploads, erasures.UPLOADS_EXAMPLES, panel=_SERVICE)
+mount(app, erasures.erase, erasures.ERASE_EXAMPLES, panel=_SERVICE)
 app.add_typer(
     keys.app, name="keys", rich_help_panel=_SERVICE, epilog=examples(*keys.CREATE_EXAMPLES)
 )

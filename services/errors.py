@@ -16,6 +16,7 @@ ServiceError (DTIError)
 |-- UnsafeImageError                    a generated image may not be shown
 |-- UnknownModelError                   no model has this name
 |-- UnknownImageError                   there is no such image, or its link is invalid
+|-- UnknownErasureError                 there is no such erasure
 |-- LedgerError
 |   |-- InvalidIdError (ValueError)     this cannot be the id of a tenant, job, item, ...
 |   |-- ConflictError                   the request contradicts an earlier one
@@ -126,6 +127,10 @@ class UnknownModelError(ServiceError):
 
 class UnknownImageError(ServiceError):
     """The tenant has no such image, or the link to it is invalid or has expired."""
+
+
+class UnknownErasureError(ServiceError):
+    """The tenant has made no erasure with this id."""
 
 
 class LedgerError(ServiceError):

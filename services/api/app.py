@@ -9,6 +9,7 @@ from starlette.middleware import Middleware
 
 from services.api import audit, health, models, openapi, problems, uploads
 from services.api.dependencies import AppState
+from services.api.erasures import routes as erasures
 from services.api.generation_jobs import routes as generation_jobs
 from services.api.generation_jobs.schemas import GenerationJobRequest
 from services.api.images import routes as images
@@ -43,6 +44,7 @@ _ROUTERS = (
     images.links,
     models.router,
     audit.router,
+    erasures.router,
     health.router,
     health.metrics_router,
 )

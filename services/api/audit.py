@@ -48,7 +48,7 @@ class AuditEntry(BaseModel):
     id: str = Field(description="The id of the entry.")
     action: str = Field(
         description="One of `token.delete`, `training-job.delete`, `generation-job.delete`, "
-        "`upload.delete` and `image.delete`."
+        "`upload.delete`, `image.delete` and `erasure`."
     )
     what: str = Field(description="The id of what was deleted; nothing else of it is kept.")
     by: str = Field(description="The id of the API key that requested the deletion.")

@@ -7,14 +7,14 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from anyio import to_thread
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from services.api import audit
 from services.api.dependencies import GUARDED, AppState, AppStateDep, CurrentPrincipal
-from services.api.jobs.schemas import example
+from services.api.jobs.schemas import PageLimit, example
 from services.api.openapi import problems
 from services.api.problems import invalid_request
 from services.auth.authenticator import Principal
@@ -94,6 +94,43 @@ class UploadResource(BaseModel):
     sha256: str = Field(description="The SHA-256 of the file.")
     size: int = Field(description="The size in bytes.")
     uploaded: datetime = Field(description="The time of the upload.")
+
+
+class UploadPage(BaseModel):
+    """A page of uploaded files, by digest."""
+
+    model_config = example(
+        {"uploads": [{"sha256": _SHA256, "size": 4, "uploaded": _WHEN}], "next": None}
+    )
+
+    uploads: list[UploadResource]
+    next: str | None = Field(
+        default=None, description="The cursor of the next page; null on the last page."
+    )
+
+
+@router.get("", summary="List uploaded files", responses=problems())
+def list_uploads(
+    principal: CurrentPrincipal,
+    state: AppStateDep,
+    cursor: Annotated[
+        str | None, Query(pattern="^[0-9a-f]{64}$", description="`next` of the previous page.")
+    ] = None,
+    limit: PageLimit = 50,
+) -> UploadPage:
+    """List all uploads in the order of their digests."""
+    folder = uploads.folder(principal.tenant)
+    after = f"{folder}{cursor}" if cursor else ""
+    page = state.ledger.store.list(folder, after=after, limit=limit)
+    found = [
+        UploadResource(
+            sha256=head.key.removeprefix(folder), size=head.size, uploaded=head.last_modified
+        )
+        for head in page.objects
+    ]
+    return UploadPage(
+        uploads=found, next=found[-1].sha256 if page.next is not None and found else None
+    )
 
 
 @router.post("", summary="Plan the upload of up to 1000 files", responses=problems(400, 408))

@@ -11,6 +11,8 @@ from services.client.errors import BrokenServerError, GoneError, ResourceNotFoun
 from services.client.http import HttpConnection
 from services.client.images import ImageUpdate, generate
 from services.client.schemas import (
+    Erasure,
+    ErasurePage,
     GenerationDraft,
     Item,
     ItemPage,
@@ -18,6 +20,8 @@ from services.client.schemas import (
     JobPage,
     Page,
     Retried,
+    StoredUpload,
+    StoredUploadPage,
     Token,
     TokenPage,
     TrainingDraft,
@@ -159,6 +163,20 @@ class Client:
     def delete_token(self, token: str) -> None:
         """Delete a token for good."""
         self._connection.request("DELETE", f"v1/tokens/{token}")
+
+    def uploads(self) -> Iterator[StoredUpload]:
+        """Yield all uploads, by their digests."""
+        for page in self._pages(StoredUploadPage, "v1/uploads", {}):
+            yield from page.uploads
+
+    def erase(self, what: str, name: str) -> Erasure:
+        """Erase a subject, a tag (key:value) or a job, for good, and return the receipt."""
+        return self._connection.fetch(Erasure, "POST", "v1/erasures", json={what: name})
+
+    def erasures(self) -> Iterator[Erasure]:
+        """Yield the receipts of all erasures."""
+        for page in self._pages(ErasurePage, "v1/erasures", {}):
+            yield from page.erasures
 
     def generate(self, body: Mapping[str, Any], seeds: Sequence[int]) -> Iterator[ImageUpdate]:
         """Generate an image per seed; `body` is a request to /v1/images/generations."""

@@ -132,6 +132,33 @@ class Uploads(Response):
     files: tuple[Upload, ...]
 
 
+class StoredUpload(Response):
+    """A file that was uploaded."""
+
+    sha256: str
+    size: int = 0
+    uploaded: datetime | None = None
+
+
+class StoredUploadPage(Page):
+    uploads: tuple[StoredUpload, ...]
+
+
+class Erasure(Response):
+    """The receipt of an erasure."""
+
+    id: str
+    what: str = ""
+    by: str = ""
+    started: datetime | None = None
+    finished: datetime | None = None
+    counts: dict[str, int] = {}
+
+
+class ErasurePage(Page):
+    erasures: tuple[Erasure, ...]
+
+
 class Retried(Response):
     """The number of failed items that are retried."""
 

@@ -56,6 +56,12 @@ class TokenBinding(WireModel):
         Placeholder, Annotated[tuple[BlendPart, ...], Field(min_length=2, max_length=8)]
     ] = Field(default={}, max_length=16)
 
+    @property
+    def token_names(self) -> frozenset[str]:
+        """Return the token ids and aliases that it names."""
+        parts = (part for blend in self.blends.values() for part in blend)
+        return frozenset((*self.tokens.values(), *(part.token for part in parts)))
+
 
 class ImageSpec(TokenBinding):
     """Everything that one image depends on."""

@@ -81,6 +81,8 @@ class JobRequest(WireModel):
         # Fields at their defaults are left out, so that a field that a later version adds does not
         # change the digest of an old request.
         fields = self.model_dump(mode="json", exclude_defaults=True)
+        # The same items make the same request, whether they were sent or listed by an upload.
+        fields.get("shared", {}).pop("manifest", None)
         text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -87,6 +87,10 @@ class TrainingJobSpec(WireModel):
         default=4, ge=0, le=4, description="images that each token is validated with"
     )
     webhook: str | None = Field(default=None, description="URL to notify when the job ends")
+    manifest: Digest | None = Field(
+        default=None,
+        description="upload that listed the subjects, which is erased with any of them",
+    )
     max_steps: int | None = Field(
         default=None, description="steps that a bundle.json may ask for at most; none: any number"
     )

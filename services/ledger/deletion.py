@@ -102,9 +102,15 @@ def item_in_all_rounds(ledger: Ledger, keys: JobKeys, index: int, count: int) ->
 
 
 def finish_item(ledger: Ledger, keys: JobKeys, item: ItemRef) -> None:
-    """Put a tombstone in the place of an item's result in a round, and remove its checkpoints."""
+    """Put a tombstone in the place of an item's result in a round, and remove all else of it.
+
+    The reasons for which attempts have failed may name its files. Without its attempts it could be
+    claimed anew, but not begun, since the command to delete it stands.
+    """
     _bury(ledger, keys.result(item))
     remove_checkpoints(ledger, keys, item)
+    for head in ledger.heads(f"{keys.attempts}{item}."):
+        ledger.store.delete(head.key)
 
 
 def finish_job(ledger: Ledger, keys: JobKeys) -> None:
@@ -113,7 +119,8 @@ def finish_job(ledger: Ledger, keys: JobKeys) -> None:
     Every item that was ever claimed keeps a tombstone: a suspended worker may wake up one day, and
     try to commit.
     """
-    if (found := ledger.find(keys.spec)) and not is_tombstone(found[1]):
+    # Again if another process has redacted the spec in the meantime.
+    while (found := ledger.find(keys.spec)) and not is_tombstone(found[1]):
         ledger.compare_and_swap(keys.spec, pack(Tombstone(nonce=ledger.ids.nonce())), found[0].etag)
     # The results are replaced before the attempts are deleted: if this call dies in between, the
     # attempts still say which items need a tombstone.

@@ -1,6 +1,7 @@
 """Jobs: the spec as it was submitted, and the commands given since (cancel, retry, delete)."""
 
 import json
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -28,13 +29,15 @@ class _Content(WireModel):
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """A job's whole spec, which never changes."""
+    """A job's whole spec. It never changes, except that erased items are redacted."""
 
     keys: JobKeys
     record: JobRecord
     items: list[Any]
     """The items as JSON, validated one by one: of 10,000 items a worker needs a few."""
     shared: dict[str, JsonValue]
+    etag: str
+    """The version that was read."""
 
     def item(self, index: int) -> JobItem:
         """Return an item, or raise DamagedRecordError."""
@@ -81,7 +84,7 @@ def read_spec(ledger: Ledger, keys: JobKeys, kind: Kind | None = None) -> JobSpe
         raise _damaged(keys.spec) from error
     if len(content.items) != job.count:
         raise _damaged(keys.spec)
-    return JobSpec(keys, job, content.items, content.shared)
+    return JobSpec(keys, job, content.items, content.shared, found[0].etag)
 
 
 def read_job(ledger: Ledger, keys: JobKeys, kind: Kind | None = None) -> tuple[datetime, JobRecord]:
@@ -96,6 +99,42 @@ def read_job(ledger: Ledger, keys: JobKeys, kind: Kind | None = None) -> tuple[d
         raise unknown_job(keys)
     record, _ = unpack_spec(keys.spec, found[1])
     return found[0].last_modified, _check_job(keys, record, kind)
+
+
+Redact = Callable[[Sequence[Any], Mapping[str, JsonValue]], dict[str, JsonValue]]
+"""Returns a job's `shared` without what only erased items need, from its items and `shared`."""
+
+
+def redact_spec(
+    ledger: Ledger,
+    keys: JobKeys,
+    indices: Collection[int],
+    redact_shared: Redact = lambda items, shared: dict(shared),
+) -> bool:
+    """Redact deleted items in a job's spec, and return whether it had any of them unredacted.
+
+    Their number and their places stay: all else refers to items by their index. A worker that has
+    read the items before begins none of them, since the command to delete them stands.
+
+    Raises:
+        DamagedRecordError: The spec cannot be read.
+    """
+    while True:
+        try:
+            spec = read_spec(ledger, keys)
+        except (DeletedError, UnknownJobError):
+            return False
+        items = [
+            {"name": f"erased-{index}", "work": {}} if index in indices else item
+            for index, item in enumerate(spec.items)
+        ]
+        shared = redact_shared(items, spec.shared)
+        if items == spec.items and shared == spec.shared:
+            return False
+        record = spec.record.model_copy(update={"nonce": ledger.ids.nonce()})
+        body = pack(record, json.dumps({"items": items, "shared": shared}).encode())
+        if ledger.compare_and_swap(keys.spec, body, spec.etag):
+            return True
 
 
 def unknown_job(keys: JobKeys) -> UnknownJobError:

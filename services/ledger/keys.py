@@ -1,8 +1,10 @@
 """The key of every object of the ledger. No other file knows one.
 
     t/{tenant}/deleted                          the tenant was deleted
+    t/{tenant}/pseudonyms                       create-once: the key of `pseudonyms`
     t/{tenant}/idempotency/{sha256}             create-once: the job that an Idempotency-Key made
-    t/{tenant}/jobs/{job}/spec                  create-once; a tombstone once the job is deleted
+    t/{tenant}/jobs/{job}/spec                  create-once; items that are erased are redacted;
+                                                a tombstone once the job is deleted
     t/{tenant}/jobs/{job}/control/cancel        create-once commands, as all of control/
                                   deleted       delete the whole job
                                   item.{i}      delete one item, in every round
@@ -156,9 +158,13 @@ def jobs_folder(tenant: str) -> str:
     return f"{tenant_folder(tenant)}jobs/"
 
 
+def idempotency_folder(tenant: str) -> str:
+    return f"{tenant_folder(tenant)}idempotency/"
+
+
 def idempotency_key(tenant: str, key: str) -> str:
     # Hashed, because a client may choose any text, and a longer one than a key of the store has.
-    return f"{tenant_folder(tenant)}idempotency/{hashlib.sha256(key.encode()).hexdigest()}"
+    return f"{idempotency_folder(tenant)}{hashlib.sha256(key.encode()).hexdigest()}"
 
 
 def pool_queue_folder(pool: str) -> str:

@@ -1,13 +1,20 @@
 """Client operations that write: submit, cancel and retry a job."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from services.contracts.jobs import ItemState, JobRequest, Kind
-from services.errors import ConflictError, DeletedError
+from services.errors import ConflictError, DamagedRecordError, DeletedError
 from services.ledger.deletion import finish_job
 from services.ledger.ids import check_tenant_name
 from services.ledger.jobs import issue_command, pack_item_indices, pack_spec, read_job
-from services.ledger.keys import MAX_ROUNDS, JobKeys, idempotency_key, tenant_deletion_key
+from services.ledger.keys import (
+    MAX_ROUNDS,
+    JobKeys,
+    idempotency_folder,
+    idempotency_key,
+    tenant_deletion_key,
+)
 from services.ledger.ledger import Ledger
 from services.ledger.queue import enqueue
 from services.ledger.records import AcceptedRecord, pack, unpack
@@ -110,15 +117,38 @@ def retry(ledger: Ledger, tenant: str, job: str, by: str = "", kind: Kind | None
             return len(failed)
 
 
+def forget_submissions(ledger: Ledger, tenant: str, jobs: Collection[str]) -> int:
+    """Remove the records of the Idempotency-Keys that made these jobs, and return their number.
+
+    A request that repeats such a key makes a new job from then on.
+    """
+    heads = ledger.heads(idempotency_folder(tenant)) if jobs else []
+    accepted = ledger.gather(lambda head: _accepted_job(ledger, head.key), heads)
+    forgotten = [head.key for head, job in zip(heads, accepted, strict=True) if job in jobs]
+    ledger.gather(ledger.store.delete, forgotten)
+    return len(forgotten)
+
+
+def _accepted_job(ledger: Ledger, object_key: str) -> str | None:
+    if not (found := ledger.find(object_key)):
+        return None
+    try:
+        return unpack(object_key, found[1], AcceptedRecord)[0].job
+    except DamagedRecordError:
+        return None
+
+
 def _accept(ledger: Ledger, tenant: str, key: str, digest: str) -> str:
     """Return the job of an Idempotency-Key, which is a new one for a new key."""
     object_key = idempotency_key(tenant, key)
     ours = AcceptedRecord(nonce=ledger.ids.nonce(), digest=digest, job=ledger.ids.job())
     if ledger.create_once(object_key, pack(ours)):
         return ours.job
-    # The object was there a moment ago, and only the deletion of its tenant removes one.
+    # The object was there a moment ago: its tenant was deleted, or its job was erased.
     if not (found := ledger.find(object_key)):
-        raise DeletedError(f"tenant {tenant} was deleted")
+        if ledger.exists(tenant_deletion_key(tenant)):
+            raise DeletedError(f"tenant {tenant} was deleted")
+        return _accept(ledger, tenant, key, digest)
     stored, _ = unpack(object_key, found[1], AcceptedRecord)
     if stored.digest != digest:
         raise ConflictError(

@@ -30,6 +30,15 @@ def find(store: Store, tenant: str, sha256: Digest) -> Head | None:
     return None
 
 
+def delete(store: Store, tenant: str, sha256: Digest) -> bool:
+    """Delete an upload, and return whether there was one."""
+    if not find(store, tenant, sha256):
+        return False
+    # Without a condition: equal bytes have equal keys, so that there is no other version to spare.
+    store.delete(key(tenant, sha256))
+    return True
+
+
 def write(store: Store, tenant: str, sha256: Digest, body: bytes) -> None:
     """Store an upload, for stores that clients cannot upload to by themselves.
 

@@ -91,6 +91,10 @@ class InstrumentedStore:
         with _measure("retention"):
             return self._store.retention()
 
+    def purge_versions(self, prefix: str) -> int:
+        with _measure("purge_versions"):
+            return self._store.purge_versions(prefix)
+
     def for_leases(self) -> "InstrumentedStore":
         return InstrumentedStore(self._store.for_leases())
 

@@ -210,6 +210,14 @@ class Store(Protocol):
         """Return what the store keeps of deleted and overwritten objects."""
         ...
 
+    def purge_versions(self, prefix: str) -> int:
+        """Erase all versions below `prefix` that are not current, and return their number.
+
+        Stores without versions keep none. A version that is locked stays, and raises
+        AccessDeniedError.
+        """
+        ...
+
     def for_leases(self) -> "Store":
         """Return the same store with connections of its own and a short deadline.
 

@@ -20,6 +20,9 @@ class LocalStore:
     def retention(self) -> Retention:
         return Retention(versioning="off", object_lock=False)
 
+    def purge_versions(self, prefix: str) -> int:
+        return 0
+
     def for_leases(self) -> Self:
         return self
 

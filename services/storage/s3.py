@@ -1,6 +1,6 @@
 """A store in a bucket of an S3 server."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -209,6 +209,36 @@ class S3Store:
         return Retention(
             cast(Literal["off", "enabled", "suspended", "unknown"], versioning), object_lock
         )
+
+    def purge_versions(self, prefix: str) -> int:
+        check_listing(prefix, "", 1)
+        versions: list[Any] = []
+        markers: list[Any] = []
+        for page in self._version_pages(prefix):
+            versions += [each for each in page.get("Versions", ()) if not each["IsLatest"]]
+            markers += page.get("DeleteMarkers", ())
+        # The markers go last: without its marker, an older version would be current again.
+        for each in (*versions, *markers):
+            what = {"Bucket": self._bucket, "Key": each["Key"], "VersionId": each["VersionId"]}
+            self._call(
+                f"erasing a version below {prefix!r}",
+                lambda what=what: self._send_deletion(what),
+                write=True,
+            )
+        return len(versions)
+
+    def _version_pages(self, prefix: str) -> Iterator[Any]:
+        what: dict[str, Any] = {"Bucket": self._bucket, "Prefix": self._settings.prefix + prefix}
+        while True:
+            answer: Any = self._call(
+                f"listing versions below {prefix!r}",
+                lambda: self._client.list_object_versions(**what),
+            )
+            yield answer
+            if not answer["IsTruncated"]:
+                return
+            what["KeyMarker"] = answer["NextKeyMarker"]
+            what["VersionIdMarker"] = answer["NextVersionIdMarker"]
 
     def for_leases(self) -> "S3Store":
         return S3Store(self._settings.for_leases(), self._connection.for_leases())

@@ -14,9 +14,12 @@ from dti_engine.quality.flags import with_flags
 from dti_engine.quality.token_scorers import TokenScorer
 from dti_engine.quality.validation import TokenValidator, ValidationCandidate
 from dti_engine.training.metrics import StepMetrics
+from services.contracts.jobs import ItemState
+from services.errors import SupersededError
 from services.ledger import aliases
 from services.ledger.attempts import Attempt
 from services.ledger.ids import token_id
+from services.ledger.item_results import read_item_state
 from services.ledger.outbox import Outbox
 from services.storage.interface import Store
 from services.training.batch import FinishedSlot, OutOfMemoryError, WorkerSlot, library_call
@@ -132,7 +135,13 @@ class ResultCommitter:
         def write() -> None:
             # The alias goes first: a token that no alias leads to would be lost to many clients.
             aliases.add(self._store, keys.tenant, attempt.item.name, token)
-            attempt.succeed(payload, summary)
+            try:
+                attempt.succeed(payload, summary)
+            except SupersededError:
+                # If the subject was erased, the entry above may have come after that.
+                if read_item_state(attempt.ledger, keys, place) is ItemState.DELETED:
+                    aliases.remove(self._store, keys.tenant, attempt.item.name, token)
+                raise
             self._metrics.attempt_ended(attempt, "succeeded")
 
         self._outbox.send(attempt, write)

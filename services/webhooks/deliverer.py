@@ -84,6 +84,16 @@ def read_dead_letters(ledger: Ledger, tenant: str, job: str) -> list[DeadLetter]
     return [unpack(key, entry[1], DeadLetter)[0] for key, entry in found if entry]
 
 
+def remove_dead_letters(ledger: Ledger, tenant: str, job: str) -> None:
+    """Remove the dead letters of a job.
+
+    Raises:
+        InvalidIdError: The tenant or the job's id is malformed.
+    """
+    heads = ledger.heads(f"{_dead_letters(tenant)}{check_job_id(job)}.")
+    ledger.gather(ledger.store.delete, [head.key for head in heads])
+
+
 def _dead_letters(tenant: str) -> str:
     return f"{tenant_folder(tenant)}webhooks/"
 

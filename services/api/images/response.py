@@ -3,7 +3,7 @@
 import base64
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -83,13 +83,13 @@ class ImageUrls:
     base_url: str
     """The URL of this service."""
 
-    def store(self, png: bytes) -> tuple[str, str]:
-        """Store an image, and return its id and a link.
+    def store(self, png: bytes, names: Collection[str]) -> tuple[str, str]:
+        """Store an image that was made with tokens of these names; return its id and a link.
 
         Raises:
             DeletedError: The tenant was deleted.
         """
-        image = self.images.save(self.tenant, png)
+        image = self.images.save(self.tenant, png, names)
         return image, self.images.link(self.tenant, image, self.base_url)
 
 
@@ -135,7 +135,8 @@ def images_response(
 
 def image_data(call: EngineCall, image: ImageEvent, urls: ImageUrls | None) -> ImageData:
     """Return one image of the response, and store it if `urls` is given."""
-    image_id, url = urls.store(image.png) if urls else (None, None)
+    names = call.request.images[image.image].token_names
+    image_id, url = urls.store(image.png, names) if urls else (None, None)
     return ImageData(
         b64_json=None if urls else to_base64(image.png),
         url=url,

@@ -9,7 +9,7 @@ import hashlib
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -20,6 +20,7 @@ from pydantic import Field
 
 from services.auth.tenants import is_deleted
 from services.errors import DeletedError, NotFoundError, UnknownImageError
+from services.ledger import image_index
 from services.ledger.ids import Ids, is_job_id, is_tenant_name
 from services.ledger.keys import tenant_folder
 from services.ledger.ledger import Ledger, compare_and_swap, create_once
@@ -144,14 +145,20 @@ class ImageStore:
     links: SignedLinks
     link_ttl_s: int
 
-    def save(self, tenant: str, png: bytes) -> str:
+    def save(self, tenant: str, png: bytes, names: Collection[str] = ()) -> str:
         """Store an image and return its id.
+
+        Args:
+            tenant: The tenant whose image it is.
+            png: Its bytes.
+            names: The tokens and aliases that it was made with, by which it can be erased.
 
         Raises:
             DeletedError: The tenant was deleted.
         """
         image = self.ledger.ids.job()
-        key = _key(tenant, image)
+        key = image_key(tenant, image)
+        image_index.add(self.ledger, tenant, names, image)
         self.ledger.store.put(key, png)
         # Checked after the write: a deletion that starts later finds the object and deletes it.
         if is_deleted(self.ledger.store, tenant):
@@ -166,7 +173,7 @@ class ImageStore:
             UnknownImageError: The image does not exist.
         """
         try:
-            return self.ledger.store.read(_key(tenant, image)).body
+            return self.ledger.store.read(image_key(tenant, image)).body
         except NotFoundError as error:
             raise _unknown() from error
 
@@ -176,7 +183,7 @@ class ImageStore:
         Raises:
             UnknownImageError: The image does not exist.
         """
-        key = _key(tenant, image)
+        key = image_key(tenant, image)
         if not self.ledger.exists(key):
             raise _unknown()
         self.ledger.store.delete(key)
@@ -201,7 +208,7 @@ class ImageStore:
         otherwise the URL is one of this service, which is at `base_url`.
         """
         presigned = self.ledger.store.presigned_get(
-            _key(tenant, image),
+            image_key(tenant, image),
             expires_s=self.link_ttl_s,
             filename=f"{image}{_SUFFIX}",
             media_type=PNG,
@@ -228,7 +235,8 @@ def _folder(tenant: str) -> str:
     return f"{tenant_folder(tenant)}images/"
 
 
-def _key(tenant: str, image: str) -> str:
+def image_key(tenant: str, image: str) -> str:
+    """Return the key of an image, or raise UnknownImageError if its id is malformed."""
     if not is_tenant_name(tenant) or not is_job_id(image):
         raise _unknown()
     return f"{_folder(tenant)}{image}{_SUFFIX}"

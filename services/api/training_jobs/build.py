@@ -113,6 +113,7 @@ def build_training_job(
         validation_images=request.validation_images,
         webhook=request.webhook.url if request.webhook else None,
         max_steps=model.order_limits().max_training_steps,
+        manifest=request.manifest if request.subjects is None else None,
     )
     try:
         job = JobRequest(

@@ -1,4 +1,4 @@
-"""The generator: simulated clients that submit, observe, cancel, retry and delete.
+"""The generator: simulated clients that submit, observe, cancel, retry, delete and erase.
 
 An operation without an answer is repeated, by the client or by its replacement after a crash.
 """
@@ -14,6 +14,8 @@ from chaos.simulation.worker_process import POOL
 from services.contracts.jobs import JobItem, JobRequest
 from services.errors import ConflictError, DeletedError, StorageError, UnknownJobError
 from services.ledger import deletion, queries, submissions
+from services.ledger.jobs import redact_spec
+from services.ledger.keys import JobKeys
 from services.ledger.ledger import Ledger
 
 T = TypeVar("T")
@@ -53,6 +55,7 @@ def draw_workload(rng: random.Random, number: int) -> Workload:
         ("cancel", 0.25),
         ("retry", 0.3),
         ("delete item", 0.3),
+        ("erase item", 0.15),
         ("delete job", 0.15),
         ("submit again", 0.3),
         ("submit otherwise", 0.2),
@@ -101,6 +104,8 @@ class SimulatedClient:
             self._invoke(action, lambda: submissions.retry(ledger, tenant, job))
         elif action == "delete item":
             self._invoke(action, lambda: deletion.delete_item(ledger, tenant, job, index), index)
+        elif action == "erase item":
+            self._invoke(action, lambda: self._erase_item(index), index)
         elif action == "delete job":
             self._invoke(action, lambda: deletion.delete_job(ledger, tenant, job))
         elif action == "delete tenant":
@@ -109,6 +114,13 @@ class SimulatedClient:
             self._submit()
         elif action == "submit otherwise":
             self._submit_otherwise()
+
+    def _erase_item(self, index: int) -> None:
+        """Erase an item as the API does: delete it first, and redact the spec at the end."""
+        workload = self._workload
+        keys = JobKeys(workload.tenant, workload.job)
+        deletion.delete_item(self._ledger, workload.tenant, workload.job, index)
+        redact_spec(self._ledger, keys, {index})
 
     def _submit(self) -> None:
         workload = self._workload

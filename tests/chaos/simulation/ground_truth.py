@@ -45,10 +45,13 @@ class GroundTruth:
     def item_deleted(self, index: int) -> bool:
         return self.body(f"control/item.{index:05d}") is not None
 
-    def work(self, index: int) -> dict[str, Any]:
+    def item(self, index: int) -> dict[str, Any]:
         spec = self.body("spec")
         assert spec is not None
-        return json.loads(spec.partition(b"\n")[2])["items"][index]["work"]
+        return json.loads(spec.partition(b"\n")[2])["items"][index]
+
+    def work(self, index: int) -> dict[str, Any]:
+        return self.item(index)["work"]
 
     def rounds(self, index: int) -> list[int]:
         """Return the rounds that an item is in."""

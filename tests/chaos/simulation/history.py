@@ -43,7 +43,7 @@ class Completion:
     invoked_at: float
     time: float
     operation: str
-    """submit, cancel, retry, delete item, delete job, delete tenant"""
+    """submit, cancel, retry, delete item, erase item, delete job, delete tenant"""
     tenant: str
     job: str = ""
     index: int = -1

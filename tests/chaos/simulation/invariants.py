@@ -46,7 +46,10 @@ def accepted_jobs_end(service: SimulatedService) -> Iterator[str]:
         if not key.endswith("/spec"):
             continue
         kinds = [_kind(change) for change in changes]
-        if kinds not in (["job"], ["job", "deleted"]):
+        redactions = kinds.count("job") - 1
+        commands = list(_changes(service, key.replace("/spec", "/control/item.")))
+        erasures = len({command.key for command in commands})
+        if kinds[1 + redactions :] not in ([], ["deleted"]) or not 0 <= redactions <= erasures:
             yield f"{key} was {', then '.join(kinds)}"
 
 
@@ -106,7 +109,7 @@ def nothing_starts_after_a_command(service: SimulatedService) -> Iterator[str]:
 def deletions_hold(service: SimulatedService) -> Iterator[str]:
     """Check that after an acknowledged deletion no result exists or appears."""
     for completion in service.history.completions:
-        if not completion.operation.startswith("delete"):
+        if not completion.operation.startswith(("delete", "erase")):
             continue
         for key, changes in _by_key(service, "/results/"):
             if not _concerns(
@@ -118,6 +121,19 @@ def deletions_hold(service: SimulatedService) -> Iterator[str]:
             for change in (*last, *(later for later in changes if later.time > completion.time)):
                 if _kind(change) not in ("deleted", "removed"):
                     yield f"{key} at {change.time:.3f}, though {completion}"
+
+
+def erasures_hold(service: SimulatedService) -> Iterator[str]:
+    """Check that after an acknowledged erasure no spec has the item's id or work."""
+    for completion in service.history.completions:
+        if completion.operation != "erase item":
+            continue
+        truth = GroundTruth(service.bucket, completion.tenant, completion.job)
+        spec = truth.body("spec")
+        if spec and not truth.deleted:
+            item = truth.item(completion.index)
+            if item != {"name": f"erased-{completion.index}", "work": {}}:
+                yield f"{item} is in a spec, though {completion}"
 
 
 def work_is_not_repeated(service: SimulatedService) -> Iterator[str]:
@@ -214,7 +230,8 @@ def last_attempts_are_isolated(service: SimulatedService) -> Iterator[str]:
         if start.isolated and start.others:
             yield f"{start} has {start.others} other attempts beside it"
         truth = truths.get((tenant, job))
-        if truth is None or truth.deleted:
+        # A deletion removes the ends of attempts, too.
+        if truth is None or truth.deleted or truth.item_deleted(item_ref.index):
             continue
         causes = truth.causes(item_ref.round, item_ref.index, number)
         counted = [cause for cause in causes if cause != "released"]
@@ -270,6 +287,7 @@ CHECKS: tuple[Callable[[SimulatedService], Iterator[str]], ...] = (
     claims_are_single,
     nothing_starts_after_a_command,
     deletions_hold,
+    erasures_hold,
     work_is_not_repeated,
     leases_last,
     live_attempts_are_not_ended,
@@ -310,15 +328,16 @@ def _by_key(service: SimulatedService, part: str) -> Iterator[tuple[str, list[Ap
 
 
 def _deleted(service: SimulatedService, key: str) -> bool:
-    _, tenant, _, job, *_ = key.split("/")
-    return GroundTruth(service.bucket, tenant, job).deleted
+    _, tenant, _, job, _, name = key.split("/")
+    truth = GroundTruth(service.bucket, tenant, job)
+    return truth.deleted or truth.item_deleted(int(name.split(".")[1]))
 
 
 def _concerns(key: str, operation: str, tenant: str, job: str, index: int) -> bool:
     folder = f"t/{tenant}/" if operation == "delete tenant" else f"t/{tenant}/jobs/{job}/"
     if not key.startswith(folder):
         return False
-    return operation != "delete item" or key.endswith(f".{index:05d}")
+    return operation not in ("delete item", "erase item") or key.endswith(f".{index:05d}")
 
 
 def _first_written(service: SimulatedService, attempt: AttemptKey, suffix: str) -> float | None:

@@ -130,6 +130,9 @@ class StoreRecorder:
     def retention(self) -> Retention:
         return self._store.retention()
 
+    def purge_versions(self, prefix: str) -> int:
+        return self._store.purge_versions(prefix)
+
     def for_leases(self) -> "StoreRecorder":
         """Return a recorder for leases, which records into the same list."""
         return StoreRecorder(self._store.for_leases(), self._process, self.calls)

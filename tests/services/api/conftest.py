@@ -20,6 +20,7 @@ from dti_engine.artifacts.artifact import Artifact
 from dti_engine.artifacts.manifest import ImportedOrigin
 from dti_engine.text.tokens import LearnedToken
 from services.api.app import create_app
+from services.api.images.store import ImageStore
 from services.api.server import Server
 from services.auth.keys import create_key
 from services.auth.tenants import set_limits
@@ -61,6 +62,10 @@ class Site:
         for tenant in ("acme", "other"):
             self.keys[tenant] = create_key(self.store, tenant).credential
             self.limit(tenant, requests_per_second=100_000, burst=1_000_000)
+
+    @property
+    def images(self) -> ImageStore:
+        return self.app.state.service.images
 
     def limit(self, tenant: str, **limits: Any) -> None:
         set_limits(self.store, tenant, limits)

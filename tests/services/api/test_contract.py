@@ -76,6 +76,7 @@ class Ground:
         self.open = site.make("rex", "ada")
         self.token = site.tokens(self.job)[0]
         self.sha256 = site.upload(b"image")
+        self.erasure = site.post("/v1/erasures", {"subject": "nobody"}).json()["id"]
         self.image, self.link = site.keep()
         for job in site.get("/v1/generation-jobs?limit=200").json()["jobs"]:
             # A generated request may be for thousands of images, which nobody generates here.
@@ -98,6 +99,7 @@ class Ground:
             else self.rng.choice([ended, going_on]),
             "token": self.token,
             "sha256": self.sha256,
+            "erasure": self.erasure,
             "index": self.rng.randrange(3),
             "image": self.image,
             "tenant": "acme",

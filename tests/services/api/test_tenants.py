@@ -45,6 +45,7 @@ class Belongings:
         self.images = site.order_of(prompt, key="two").json()["job"]
         site.generate_off()
         [generated] = site.get(f"/v1/generation-jobs/{self.images}/items").json()["items"]
+        self.erasure = site.post("/v1/erasures", {"subject": "nobody"}).json()["id"]
         self.links = dict(zip(_LINKS, (link, generated["url"]), strict=True))
         self.generated = generated["sha256"]
         self.ids = {
@@ -55,6 +56,7 @@ class Belongings:
             "image": self.image,
             "tenant": "acme",
             "model": "miniature",
+            "erasure": self.erasure,
         }
 
     def path(self, path: str) -> str:
@@ -70,6 +72,8 @@ class Belongings:
             how["json"] = {"prompts": ["of other"]}
         elif (method, path) == ("POST", "/v1/uploads"):
             how["json"] = {"files": [{"sha256": self.sha256, "size": 13}]}
+        elif (method, path) == ("POST", "/v1/erasures"):
+            how["json"] = {"subject": "nobody"}
         elif path == "/v1/images/generations":
             how["json"] = {"prompt": "a <dog>", "tokens": {"<dog>": "dog"}}
         elif method == "PUT":

@@ -1,9 +1,11 @@
 """S3 when requests and answers are lost, and what goes over the wire."""
 
+import secrets
 import time
 from collections.abc import Callable
 from typing import Any
 
+import boto3
 import pytest
 
 from services.errors import (
@@ -196,3 +198,28 @@ def test_a_prefix_belongs_to_the_limit_of_a_key(make_s3: MakeS3) -> None:
     store.put("k" * 990, b"fits")
     with pytest.raises(StorageError, match="1024"):
         store.put("k" * 1020, b"")
+
+
+def test_versions_that_are_not_current_are_erased(make_s3: Any, server: Any) -> None:
+    client = boto3.session.Session().client("s3", endpoint_url=server.endpoint)
+    bucket = f"dti-purge-{secrets.token_hex(6)}"
+    client.create_bucket(Bucket=bucket)
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    store = make_s3(bucket=bucket)
+    try:
+        for key in ("a/kept", "a/gone", "b/other"):
+            store.put(key, b"canary")
+            store.put(key, b"new")
+        store.delete("a/gone")
+        assert store.purge_versions("a/") == 3
+        assert [head.key for head in store.list().objects] == ["a/kept", "b/other"]
+        assert store.read("a/kept").body == b"new"
+        left = client.list_object_versions(Bucket=bucket)
+        assert "DeleteMarkers" not in left
+        assert len(left["Versions"]) == 3
+        assert store.purge_versions("a/") == 0
+    finally:
+        left = client.list_object_versions(Bucket=bucket)
+        for each in (*left.get("Versions", ()), *left.get("DeleteMarkers", ())):
+            client.delete_object(Bucket=bucket, Key=each["Key"], VersionId=each["VersionId"])
+        client.delete_bucket(Bucket=bucket)

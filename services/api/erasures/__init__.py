@@ -1,0 +1,1 @@
+"""/v1/erasures: erase a subject, a job, or the jobs with a tag, and everything made of them."""
