@@ -12,7 +12,6 @@ wherever they stand, and what describes subjects and images is never written.
 structlog renders the lines; the processors that mask and withhold are ours.
 """
 
-import fcntl
 import io
 import json
 import logging
@@ -32,6 +31,11 @@ import structlog
 from structlog.contextvars import bound_contextvars, get_contextvars
 from structlog.stdlib import BoundLogger, ProcessorFormatter
 from structlog.typing import EventDict, WrappedLogger
+
+try:
+    import fcntl
+except ImportError:  # Windows, where lines of several processes may be mixed
+    fcntl = None
 
 _TO_CONTAINER = "DTI_LOG_TO_CONTAINER"
 
@@ -175,12 +179,14 @@ class _SharedOutput(io.TextIOBase):
             while line:
                 line = line[os.write(self._output, line) :]
         finally:
-            if is_locked:
+            if is_locked and fcntl:
                 fcntl.flock(self._output, fcntl.LOCK_UN)
         return len(text)
 
     def _try_to_lock(self) -> bool:
         """Lock the output. A process that is suspended meanwhile must not silence all others."""
+        if fcntl is None:
+            return False
         deadline = time.monotonic() + _LOCK_TIMEOUT_S
         while time.monotonic() < deadline:
             try:

@@ -5,7 +5,6 @@ one.
 """
 
 import errno
-import fcntl
 import json
 import math
 import os
@@ -19,6 +18,11 @@ from typing import Any, Self
 import typer
 
 from dti_engine.errors import ConfigurationError, OutputError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where two runs in one folder are not noticed
+    fcntl = None
 
 FILE = "run.jsonl"
 
@@ -50,7 +54,8 @@ class EventLog:
         try:
             # The system releases it with the process, so a run that is killed leaves no lock
             # behind, as a file with a process id would.
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._lock.close()
             raise ConfigurationError(

@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from io import BufferedIOBase
 from typing import IO
 
 from dti_engine.images.decode import ImageLimits
@@ -20,7 +21,8 @@ class BundleLimits:
     image: ImageLimits = field(default_factory=ImageLimits)
 
     max_archive_bytes: int = 500_000_000
-    max_directory_bytes: int = 1_000_000  # a zip's central directory, which is parsed as a whole
+    # A zip's central directory, or all extended headers of a tar: both are parsed as a whole.
+    max_directory_bytes: int = 1_000_000
     max_entries: int = 1000  # of any kind, hidden ones included
     max_unpacked_bytes: int = 500_000_000
     max_description_bytes: int = 1_000_000
@@ -32,6 +34,8 @@ class BundleLimits:
     # The largest image allowed needs 1.3 GB: its RGBA copies for transparency, and its bytes.
     decoder_memory_bytes: int = 2 * 2**30
     decoder_timeout_s: float = 20.0  # per image; the largest takes about 3 s
+    unpacking_memory_bytes: int = 2**29  # members are read in pieces, never as a whole
+    unpacking_timeout_s: float = 60.0  # per archive; the largest takes about 5 s
 
     usual_images: int = 3  # fewer give a warning
     near_duplicate_bits: int = 6  # of 64 hash bits; different photos differ in 15 or more
@@ -39,6 +43,9 @@ class BundleLimits:
 
 
 DEFAULT_LIMITS = BundleLimits()
+
+MAX_TEXT = 300
+"""Characters of a finding, or of any other text from the sandbox."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +56,7 @@ class ArchiveMember:
     is_folder: bool
     rejection: str | None  # why its content cannot be used, whatever its name
     declared_bytes: int
-    open: Callable[[], IO[bytes]]  # only until the next member is requested
+    open: Callable[[], IO[bytes] | BufferedIOBase]  # only until the next member is requested
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +66,14 @@ class BundleFinding:
     name: str
     reason: str
 
+    def __post_init__(self) -> None:
+        # Both may quote the bundle, which decides how long they would be.
+        object.__setattr__(self, "name", _shortened(self.name))
+        object.__setattr__(self, "reason", _shortened(self.reason))
+
     def __str__(self) -> str:
-        return f"{self.name!r}: {self.reason}" if self.name else self.reason
+        shown = f"{_shortened(self.name, 100)!r}: " if self.name else ""
+        return _shortened(shown + self.reason)
 
 
 _SYSTEM_FILES = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
@@ -87,6 +100,15 @@ def printable(text: str) -> str:
     """Return the text with escapes for everything that could control a terminal."""
     text = text.encode("utf-8", "backslashreplace").decode()
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def _shortened(text: str, max_characters: int = MAX_TEXT) -> str:
+    return text if len(text) <= max_characters else f"{text[: max_characters - 3]}..."
+
+
+def brief(text: str) -> str:
+    """Return what may be shown of a text that a stranger's bytes decide: printable and short."""
+    return _shortened(printable(text[:MAX_TEXT]))
 
 
 def name_error(name: str, limits: BundleLimits) -> str | None:

@@ -1,10 +1,11 @@
 """Read the files of a bundle into memory, within limits, from a folder, zip or tar."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dti_engine.errors import InvalidBundleError
-from dti_engine.images.bundles.archives import ARCHIVE_ERRORS, members
+from dti_engine.images.bundles.archives import members
 from dti_engine.images.bundles.members import (
     ArchiveMember,
     BundleFinding,
@@ -50,19 +51,31 @@ def read_contents(
     that cannot be used is an error under its name, and reading continues; where it cannot continue,
     the remaining members are missing.
     """
+    try:
+        found = members(path, limits)
+    except InvalidBundleError as error:
+        return BundleFiles(errors=[BundleFinding("", printable(str(error)))])
+    contents = read_members(found, limits, only_description=only_description)
+    if not path.is_dir():
+        contents.files = _without_top_folder(contents.files)
+    return contents
+
+
+def read_members(
+    members: Iterable[ArchiveMember], limits: BundleLimits, *, only_description: bool = False
+) -> BundleFiles:
+    """Read all members as `read_contents` does, under their names in the archive."""
     contents, seen = BundleFiles(), dict[str, str]()
     try:
-        for number, member in enumerate(members(path, limits), start=1):
+        for number, member in enumerate(members, start=1):
             if number > limits.max_entries:
                 raise InvalidBundleError(
                     f"more than {limits.max_entries} entries; a bundle is one subject, pack each "
                     "by itself"
                 )
             _add(member, contents, seen, limits, only_description)
-    except (*ARCHIVE_ERRORS, InvalidBundleError) as error:
+    except (OSError, InvalidBundleError) as error:
         contents.errors.append(BundleFinding("", printable(str(error))))
-    if not path.is_dir():
-        contents.files = _without_top_folder(contents.files)
     contents.files = dict(sorted(contents.files.items()))
     return contents
 
@@ -101,7 +114,7 @@ def _add(
     limit = limits.max_description_bytes if is_description else limits.image.max_bytes
     try:
         data = _read(member, limit, contents, limits)
-    except (*ARCHIVE_ERRORS, RuntimeError) as error:  # the latter: zipfile, on failed decryption
+    except OSError as error:
         return reject(printable(f"cannot be read ({error})"))
     if data is None:
         return reject(f"larger than {limit / 1e6:g} MB; make it smaller")

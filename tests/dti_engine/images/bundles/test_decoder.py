@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from dti_engine.errors import FailedError, InvalidImageError
-from dti_engine.images.bundles import decoder as decoder_module
+from dti_engine.images.bundles import sandbox as sandbox_module
 from dti_engine.images.bundles.bundle import check_bundle
 from dti_engine.images.bundles.decoder import Decoder
 from dti_engine.images.bundles.members import DEFAULT_LIMITS, BundleLimits
@@ -31,13 +31,13 @@ def vast(side: int = 7900, mode: str = "RGB") -> bytes:
     return buffer.getvalue()
 
 
-def replace_decoder_process(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+def replace_sandbox_process(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     package = folder / "dti_engine" / "images" / "bundles"
     package.mkdir(parents=True)
     for parent in (package, package.parent, package.parent.parent):
         (parent / "__init__.py").touch()
-    (package / "decoder_process.py").write_text(code)
-    monkeypatch.setattr(decoder_module, "_ROOT", folder)
+    (package / "sandbox_process.py").write_text(code)
+    monkeypatch.setattr(sandbox_module, "_ROOT", folder)
 
 
 def test_the_child_decodes_as_the_parent_would(png: Png) -> None:
@@ -58,9 +58,9 @@ def test_a_rejection_has_a_reason_and_the_next_image_is_served(data: bytes, png:
     with Decoder(DEFAULT_LIMITS) as decoder:
         with pytest.raises(InvalidImageError, match="its content is not JPEG"):
             decoder.image("a.png", data)
-        process = decoder._process
+        process = decoder._sandbox._process
         assert decoder.image("b.png", png()).image.size == (64, 48)
-        assert decoder._process is process
+        assert decoder._sandbox._process is process
 
 
 def test_an_image_that_takes_too_long_is_rejected_and_the_next_is_served(png: Png) -> None:
@@ -70,7 +70,7 @@ def test_an_image_that_takes_too_long_is_rejected_and_the_next_is_served(png: Pn
         with pytest.raises(InvalidImageError, match=r"takes longer to decode than 0\.2 s"):
             decoder.image("a.png", data)
         assert time.monotonic() - start < 10
-        decoder._limits = DEFAULT_LIMITS
+        decoder._sandbox._timeout_s = 20
         assert decoder.image("b.png", png()).image.size == (64, 48)
 
 
@@ -90,8 +90,8 @@ def test_the_largest_image_allowed_is_decoded_within_the_limits() -> None:
 def test_a_decoder_that_dies_costs_one_image(png: Png) -> None:
     with Decoder(DEFAULT_LIMITS) as decoder:
         decoder.image("a.png", png())
-        assert decoder._process
-        os.kill(decoder._process.pid, signal.SIGSEGV)
+        assert decoder._sandbox._process
+        os.kill(decoder._sandbox._process.pid, signal.SIGSEGV)
         with pytest.raises(InvalidImageError, match="crashes the decoder; save it again"):
             decoder.image("b.png", png())
         assert decoder.image("c.png", png()).image.size == (64, 48)
@@ -109,8 +109,8 @@ def test_a_decoder_that_dies_costs_one_image(png: Png) -> None:
 def test_replies_of_a_compromised_decoder_are_checked(
     reply: bytes, png: Png, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    code = f"import sys; o = sys.stdout.buffer; o.write(b'!' + {reply!r}); o.flush()"
-    replace_decoder_process(tmp_path, monkeypatch, code)
+    code = f"import sys; o = sys.stdout.buffer; o.write(b'D' + bytes(16) + {reply!r}); o.flush()"
+    replace_sandbox_process(tmp_path, monkeypatch, code)
     with (
         Decoder(DEFAULT_LIMITS) as decoder,
         pytest.raises(InvalidImageError, match="crashes the decoder"),
@@ -121,7 +121,7 @@ def test_replies_of_a_compromised_decoder_are_checked(
 def test_a_decoder_that_cannot_start_is_no_error_of_an_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replace_decoder_process(tmp_path, monkeypatch, "raise MemoryError")
+    replace_sandbox_process(tmp_path, monkeypatch, "raise MemoryError")
     with (
         Decoder(DEFAULT_LIMITS) as decoder,
         pytest.raises(FailedError, match="does not start; is its memory limit of 2147"),
@@ -133,7 +133,7 @@ def test_no_process_or_thread_is_left(png: Png) -> None:
     before = set(threading.enumerate())
     with Decoder(DEFAULT_LIMITS) as decoder:
         decoder.image("a.png", png())
-        process = decoder._process
+        process = decoder._sandbox._process
     assert process
     assert process.poll() is not None
     assert set(threading.enumerate()) <= before
@@ -149,9 +149,9 @@ def test_a_bundle_outlives_its_worst_image(png: Png, tmp_path: Path) -> None:
     assert "takes longer to decode than 0.2 s" in reason
 
 
-def test_the_decoder_process_imports_little() -> None:
+def test_the_sandbox_process_imports_little() -> None:
     heavy = ("torch", "numpy", "pydantic", "rich", "typer")
-    modules = "sys, dti_engine.images.bundles.decoder_process"
+    modules = "sys, dti_engine.images.bundles.sandbox_process"
     code = f"import {modules}; print([m for m in {heavy} if m in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "[]\n"
