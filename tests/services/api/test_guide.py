@@ -87,6 +87,7 @@ def test_the_guide_shows_every_route(site: Any) -> None:
         ("sha256", "SHA"),
         ("image", "IMAGE"),
         ("model", "MODEL"),
+        ("erasure", "ERASURE"),
     ):
         commands = commands.replace(f"/${variable}", f"/{{{name}}}")
     commands = commands.replace("/items/0", "/items/{index}")

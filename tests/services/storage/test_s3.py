@@ -3,7 +3,7 @@
 import secrets
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import boto3
 import pytest
@@ -219,7 +219,7 @@ def test_versions_that_are_not_current_are_erased(make_s3: Any, server: Any) -> 
         assert len(left["Versions"]) == 3
         assert store.purge_versions("a/") == 0
     finally:
-        left = client.list_object_versions(Bucket=bucket)
+        left = cast(Any, client.list_object_versions(Bucket=bucket))
         for each in (*left.get("Versions", ()), *left.get("DeleteMarkers", ())):
             client.delete_object(Bucket=bucket, Key=each["Key"], VersionId=each["VersionId"])
         client.delete_bucket(Bucket=bucket)
