@@ -5,13 +5,13 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from PIL import Image
 from pydantic import ValidationError
 
 from dti_engine.config import TrainConfig
 from dti_engine.errors import CheckpointError, ConfigurationError, InvalidBundleError, SubjectError
+from dti_engine.images.bundles.archives import OpenArchive
 from dti_engine.images.bundles.bundle import Bundle, check_bundle
 from dti_engine.images.bundles.members import DEFAULT_LIMITS
 from dti_engine.images.bundles.schema import BundleDescription
@@ -23,7 +23,7 @@ from services.ledger.attempts import Attempt
 from services.storage.interface import Store
 
 _REFERENCE_PX = 512  # scorers look at less
-_SUFFIX_OF_MAGIC = ((b"PK", ".zip"), (b"\x1f\x8b", ".tar.gz"))
+_ZIP_MAGIC = b"PK"
 _MAX_ERRORS_SHOWN = 8  # in the reason of a failure
 
 
@@ -70,9 +70,7 @@ def load_subject(store: Store, attempt: Attempt, now: datetime) -> LoadedSubject
         item = TrainingItem.model_validate(attempt.item.work)
     except ValidationError as error:
         raise SubjectError(f"the subject's description is not valid: {error}") from error
-    with tempfile.TemporaryDirectory(prefix="dti-") as folder:
-        path = _fetch(store, attempt.keys.tenant, item, Path(folder))
-        bundle = check_bundle(path, resolution=config.resolution)
+    bundle = _read_bundle(store, attempt.keys.tenant, item, config.resolution)
     _require_all_images(bundle)
     description = bundle.description
     _require_consent(item, description, now)
@@ -97,21 +95,27 @@ def load_subject(store: Store, attempt: Attempt, now: datetime) -> LoadedSubject
     )
 
 
-def _fetch(store: Store, tenant: str, item: TrainingItem, folder: Path) -> Path:
-    if item.bundle:
-        data = uploads.read(store, tenant, item.bundle, max_bytes=DEFAULT_LIMITS.max_archive_bytes)
+def _read_bundle(store: Store, tenant: str, item: TrainingItem, resolution: int) -> Bundle:
+    if not item.bundle:
+        return check_bundle(_read_images(store, tenant, item), resolution=resolution)
+    data = uploads.read(store, tenant, item.bundle, max_bytes=DEFAULT_LIMITS.max_archive_bytes)
+    # Without a name: nothing of it is left when this process is killed.
+    with tempfile.TemporaryFile(prefix="dti-") as file:
+        file.write(data)
+        file.flush()
         # By its first bytes: an upload has a digest, and no name.
-        suffixes = (suffix for magic, suffix in _SUFFIX_OF_MAGIC if data.startswith(magic))
-        path = folder / f"bundle{next(suffixes, '.tar')}"
-        path.write_bytes(data)
-        return path
+        form = "zip" if data.startswith(_ZIP_MAGIC) else "tar"
+        return check_bundle(OpenArchive(file, form), resolution=resolution)
+
+
+def _read_images(store: Store, tenant: str, item: TrainingItem) -> dict[str, bytes]:
     left = DEFAULT_LIMITS.max_unpacked_bytes
+    files = dict[str, bytes]()
     for image in item.images:
         limit = min(left, DEFAULT_LIMITS.image.max_bytes)
-        data = uploads.read(store, tenant, image.sha256, max_bytes=limit)
-        (folder / image.name).write_bytes(data)
-        left -= len(data)
-    return folder
+        files[image.name] = uploads.read(store, tenant, image.sha256, max_bytes=limit)
+        left -= len(files[image.name])
+    return files
 
 
 def _require_all_images(bundle: Bundle) -> None:

@@ -9,11 +9,12 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeAlias
 
 from dti_engine.errors import InvalidBundleError
 from dti_engine.images.bundles import sandbox_process
@@ -33,6 +34,18 @@ _OPEN_FLAGS = (
 )
 
 
+@dataclass(frozen=True)
+class OpenArchive:
+    """An archive in an open file, which needs no name, and so can leave nothing behind."""
+
+    file: IO[bytes]
+    form: Form
+
+
+BundleSource: TypeAlias = Path | OpenArchive | Mapping[str, bytes]
+"""A folder or archive by its path, an open archive, or the content of files by name."""
+
+
 def is_archive(path: Path) -> bool:
     """Return whether the file's name has the suffix of a supported archive."""
     return path.name.lower().endswith((*_ZIP_SUFFIXES, *_TAR_SUFFIXES))
@@ -47,35 +60,41 @@ def bare_name(path: Path) -> str:
     return name
 
 
-def members(path: Path, limits: BundleLimits) -> Iterator[ArchiveMember]:
-    """Return all members of a folder, zip or tar; read each before the next one is requested.
+def members(source: BundleSource, limits: BundleLimits) -> Iterator[ArchiveMember]:
+    """Return all members of a bundle; read each before the next one is requested.
 
-    Raises: InvalidBundleError if the folder or archive is rejected as a whole; ARCHIVE_ERRORS.
+    Raises: InvalidBundleError if the folder or archive is rejected as a whole; OSError.
     """
-    if path.is_dir():
-        return _folder_members(path, "", limits)
-    if not path.is_file():
+    if isinstance(source, OpenArchive):
+        return _archive_members(source, limits)
+    if not isinstance(source, Path):
+        return _file_members(source)
+    if source.is_dir():
+        return _folder_members(source, "", limits)
+    if not source.is_file():
         raise InvalidBundleError("does not exist; give a folder, zip or tar of images")
-    name = path.name.lower()
+    name = source.name.lower()
     if name.endswith(_ZIP_SUFFIXES):
-        return _members_of_file(path, "zip", limits)
+        return _members_of_path(source, "zip", limits)
     if name.endswith(_TAR_SUFFIXES):
-        return _members_of_file(path, "tar", limits)
+        return _members_of_path(source, "tar", limits)
     allowed = ", ".join((*_ZIP_SUFFIXES, *_TAR_SUFFIXES))
     raise InvalidBundleError(f"neither a folder nor one of {allowed}; pack the images so")
 
 
-def _members_of_file(path: Path, form: Form, limits: BundleLimits) -> Iterator[ArchiveMember]:
+def _file_members(files: Mapping[str, bytes]) -> Iterator[ArchiveMember]:
+    for name, data in files.items():
+        yield ArchiveMember(name, False, None, len(data), partial(io.BytesIO, data))
+
+
+def _members_of_path(path: Path, form: Form, limits: BundleLimits) -> Iterator[ArchiveMember]:
     with path.open("rb") as file:
-        yield from archive_members(file, form, limits)
+        yield from _archive_members(OpenArchive(file, form), limits)
 
 
-def archive_members(file: IO[bytes], form: Form, limits: BundleLimits) -> Iterator[ArchiveMember]:
-    """Yield all members of an open archive, which is a real file, in their order.
-
-    Raises: InvalidBundleError if the archive is rejected as a whole.
-    """
-    if os.fstat(file.fileno()).st_size > limits.max_archive_bytes:
+def _archive_members(archive: OpenArchive, limits: BundleLimits) -> Iterator[ArchiveMember]:
+    """Yield all members of an archive in their order. Raises: InvalidBundleError."""
+    if os.fstat(archive.file.fileno()).st_size > limits.max_archive_bytes:
         raise InvalidBundleError(
             f"larger than {limits.max_archive_bytes / 1e6:g} MB; pack fewer or smaller files"
         )
@@ -84,8 +103,8 @@ def archive_members(file: IO[bytes], form: Form, limits: BundleLimits) -> Iterat
         memory_bytes=limits.unpacking_memory_bytes,
         timeout_s=limits.unpacking_timeout_s,
         processor_s=limits.unpacking_timeout_s,
-        archive=file,
-        form=form,
+        archive=archive.file,
+        form=archive.form,
     ) as sandbox:
         yield from _Unpacker(sandbox, limits.unpacking_timeout_s).members()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from dti_engine.errors import InvalidBundleError, InvalidImageError
-from dti_engine.images.bundles.archives import is_archive
+from dti_engine.images.bundles.archives import BundleSource, is_archive
 from dti_engine.images.bundles.decoder import Decoder
 from dti_engine.images.bundles.members import (
     DEFAULT_LIMITS,
@@ -29,7 +29,7 @@ _HASH_SIDE = 8
 class Bundle:
     """Images of one subject with captions and masks, and the description of the subject."""
 
-    path: Path
+    path: Path | None  # None: its files were given, not their place
     description: BundleDescription
     images: Sequence[SubjectImage]  # the valid ones, in the order of their names
     errors: Sequence[BundleFinding]
@@ -81,13 +81,13 @@ def load_bundle(
 
 
 def check_bundle(
-    path: Path, *, resolution: int | None = None, limits: BundleLimits = DEFAULT_LIMITS
+    source: BundleSource, *, resolution: int | None = None, limits: BundleLimits = DEFAULT_LIMITS
 ) -> Bundle:
     """Load what is valid of a bundle, with all errors and warnings.
 
     resolution: side of the training crops in pixels, to warn of smaller images.
     """
-    contents = read_contents(path, limits)
+    contents = read_contents(source, limits)
     description, errors = BundleDescription(), list(contents.errors)
     if DESCRIPTION in contents.files:
         description, description_errors = parse(contents.files.pop(DESCRIPTION))
@@ -121,6 +121,7 @@ def check_bundle(
     if not files and not errors:
         errors.append(BundleFinding("", "no images; put JPEG, PNG or WebP files there"))
     warnings = list(_warnings(images, resolution, limits)) if images else []
+    path = source if isinstance(source, Path) else None
     return Bundle(path, description, images, errors, warnings)
 
 

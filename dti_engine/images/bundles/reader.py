@@ -1,11 +1,11 @@
 """Read the files of a bundle into memory, within limits, from a folder, zip or tar."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dti_engine.errors import InvalidBundleError
-from dti_engine.images.bundles.archives import members
+from dti_engine.images.bundles.archives import BundleSource, members
 from dti_engine.images.bundles.members import (
     ArchiveMember,
     BundleFinding,
@@ -43,7 +43,7 @@ class BundleFiles:
 
 
 def read_contents(
-    path: Path, limits: BundleLimits, *, only_description: bool = False
+    source: BundleSource, limits: BundleLimits, *, only_description: bool = False
 ) -> BundleFiles:
     """Read all files of a bundle, ordered by name; hidden ones are ignored.
 
@@ -52,11 +52,12 @@ def read_contents(
     the remaining members are missing.
     """
     try:
-        found = members(path, limits)
+        found = members(source, limits)
     except InvalidBundleError as error:
         return BundleFiles(errors=[BundleFinding("", printable(str(error)))])
     contents = read_members(found, limits, only_description=only_description)
-    if not path.is_dir():
+    is_folder = isinstance(source, Path) and source.is_dir()
+    if not is_folder and not isinstance(source, Mapping):
         contents.files = _without_top_folder(contents.files)
     return contents
 

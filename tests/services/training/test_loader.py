@@ -3,13 +3,21 @@
 import hashlib
 import io
 import json
+import os
 import random
+import signal
+import subprocess
+import sys
+import tempfile
 import zipfile
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from dti_engine.errors import SubjectError
+from dti_engine.images.bundles.archives import OpenArchive
+from dti_engine.images.bundles.bundle import Bundle, check_bundle
 from dti_engine.recipes import recipe
 from services.contracts.jobs import JobItem, JobRequest
 from services.contracts.training import TrainingItem, TrainingJobSpec
@@ -20,6 +28,7 @@ from services.ledger.submissions import submit
 from services.ledger.worker import WorkerSession
 from services.settings import LedgerSettings
 from services.storage.memory import MemoryStore
+from services.training import loader
 from services.training.loader import load_subject
 
 
@@ -65,3 +74,57 @@ def test_a_bundle_may_ask_for_as_many_steps_as_the_service_takes(
     else:
         with pytest.raises(SubjectError, match="steps"):
             load_subject(store, attempt, store.now())
+
+
+def test_an_upload_has_no_name_in_the_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = list[int]()
+
+    def check(source: OpenArchive, *, resolution: int) -> Bundle:
+        checked.append(os.fstat(source.file.fileno()).st_nlink)
+        assert list(tmp_path.iterdir()) == []
+        return check_bundle(source, resolution=resolution)
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(loader, "check_bundle", check)
+    store = MemoryStore()
+    loaded = load_subject(store, _claimed(store, _bundle({"initializer": "dog"})), store.now())
+    assert [image.name for image in loaded.subject.images] == ["one.png"]
+    assert checked == [0]
+
+
+KILLED = """
+import hashlib, sys, time
+from services.contracts.training import TrainingItem
+from services.ledger import uploads
+from services.storage.memory import MemoryStore
+from services.training import loader
+
+def check(source, *, resolution):
+    print("reading", flush=True)
+    time.sleep(60)
+
+bundle = sys.stdin.buffer.read()
+store, sha256 = MemoryStore(), hashlib.sha256(bundle).hexdigest()
+uploads.write(store, "acme", sha256, bundle)
+loader.check_bundle = check
+loader._read_bundle(store, "acme", TrainingItem(bundle=sha256), 64)
+"""
+
+
+@pytest.mark.slow  # a process that imports torch
+def test_a_worker_that_is_killed_leaves_no_photo_behind(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as worker:
+        assert worker.stdin
+        assert worker.stdout
+        worker.stdin.write(_bundle({}))
+        worker.stdin.close()
+        assert worker.stdout.readline() == b"reading\n"
+        worker.send_signal(signal.SIGKILL)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

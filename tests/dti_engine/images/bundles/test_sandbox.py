@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 from dti_engine.errors import InvalidBundleError
 from dti_engine.images.bundles import confinement, sandbox_process
 from dti_engine.images.bundles import sandbox as sandbox_module
-from dti_engine.images.bundles.archives import archive_members
+from dti_engine.images.bundles.archives import OpenArchive, members
 from dti_engine.images.bundles.bundle import check_bundle
 from dti_engine.images.bundles.members import DEFAULT_LIMITS, MAX_TEXT, BundleFinding
 from dti_engine.images.bundles.sandbox import Sandbox
@@ -132,7 +134,7 @@ def test_what_it_says_is_short_and_printable(
         monkeypatch.setattr(sandbox_module, "_ROOT", tmp_path / str(size))
         path = pack("zip", {"a.png": b""})
         with path.open("rb") as file, pytest.raises(InvalidBundleError) as error:
-            list(archive_members(file, "zip", LIMITS))
+            list(members(OpenArchive(file, "zip"), LIMITS))
         assert len(str(error.value)) <= MAX_TEXT
         assert str(error.value).isprintable()
 
@@ -147,3 +149,31 @@ def test_an_archive_that_takes_too_long_is_rejected(pack: Pack) -> None:
     limits = replace(DEFAULT_LIMITS, unpacking_timeout_s=0)
     (finding,) = check_bundle(pack("zip", {"a.png": bytes(10**7)}), limits=limits).errors
     assert "takes longer to unpack than 0 s; pack fewer" in finding.reason
+
+
+def test_a_bundle_may_be_given_as_the_content_of_its_files() -> None:
+    bundle = check_bundle({"b.png": b"no image", ".hidden": b"", "../a.png": b""})
+    assert [finding.name for finding in bundle.errors] == ["../a.png", "b.png"]
+    assert bundle.path is None
+
+
+@linux
+def test_the_process_ends_with_a_parent_that_is_killed() -> None:
+    code = """
+import time
+from dti_engine.images.bundles.members import DEFAULT_LIMITS
+from dti_engine.images.bundles.sandbox import Sandbox
+sandbox = Sandbox(DEFAULT_LIMITS, memory_bytes=2**30, timeout_s=5, processor_s=5)
+print(sandbox.start().pid, flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout
+        process = Path("/proc") / parent.stdout.readline().decode().strip()
+        assert process.exists()
+        parent.kill()
+    deadline = time.monotonic() + 30
+    with suppress(OSError):  # gone between two looks
+        while "zombie" not in (process / "status").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
