@@ -154,7 +154,10 @@ class ApiSettings(RequestTimeout):
         default=300, gt=0, description="time that receiving the body of a request may take"
     )
     presigned_upload_ttl_s: int = Field(
-        default=3600, ge=1, description="time for which a presigned form for an upload is valid"
+        default=900,
+        ge=1,
+        le=86400,
+        description="time for which a presigned form for an upload is valid",
     )
     allow_private_webhooks: PrivateWebhooks = False
     event_poll_interval_s: float = Field(

@@ -122,14 +122,18 @@ def list_uploads(
     folder = uploads.folder(principal.tenant)
     after = f"{folder}{cursor}" if cursor else ""
     page = state.ledger.store.list(folder, after=after, limit=limit)
+    marks = uploads.deleted(state.ledger, principal.tenant)
+    gone = {mark.key.rpartition("/")[2] for mark in marks}
     found = [
         UploadResource(
             sha256=head.key.removeprefix(folder), size=head.size, uploaded=head.last_modified
         )
         for head in page.objects
+        if head.key.removeprefix(folder) not in gone
     ]
+    more = page.next is not None and bool(page.objects)
     return UploadPage(
-        uploads=found, next=found[-1].sha256 if page.next is not None and found else None
+        uploads=found, next=page.objects[-1].key.removeprefix(folder) if more else None
     )
 
 
@@ -195,8 +199,7 @@ def get_upload(principal: CurrentPrincipal, state: AppStateDep, sha256: Sha256) 
 def delete_upload(principal: CurrentPrincipal, state: AppStateDep, sha256: Sha256) -> None:
     """Delete the file: subjects that still need it fail, and tokens trained from it remain."""
     _resource(state, principal, sha256)
-    # Without a condition: equal bytes have equal keys, so that there is no other version to spare.
-    state.ledger.store.delete(uploads.key(principal.tenant, sha256))
+    uploads.delete(state.ledger.store, principal.tenant, sha256)
     audit.record_deletion(state.ledger, principal, "upload.delete", sha256)
 
 
@@ -207,10 +210,12 @@ def _status(state: AppState, tenant: str, file: UploadQuery) -> UploadStatus:
     # announced, and has to be sent again.
     if head and head.size == file.size:
         return UploadStatus(sha256=file.sha256, present=True)
+    uploads.expect(store, tenant, file.sha256)
     form = store.presigned_post(
         uploads.key(tenant, file.sha256),
         max_bytes=file.size,
         expires_s=state.settings.presigned_upload_ttl_s,
+        sha256=file.sha256,
     )
     method = (
         UploadMethod(method="POST", url=form.url, fields=dict(form.fields))

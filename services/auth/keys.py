@@ -20,6 +20,7 @@ from typing import Literal
 from pydantic import Field
 
 from services.auth.scopes import Scope
+from services.auth.tenants import FOLDER as TENANTS_FOLDER
 from services.auth.tenants import add_tenant, parse_record
 from services.errors import ConflictError, NotFoundError, UnknownKeyError
 from services.ledger.deletion import delete_tenant
@@ -226,14 +227,23 @@ def revoke_key(store: Store, key: str) -> None:
 def remove_tenant(ledger: Ledger, tenant: str, by: str = "") -> None:
     """Delete a tenant with all its data, and revoke its keys. Idempotent; it cannot be undone.
 
+    Its webhook secret and its limits go, and so do the names of its keys, which are its own texts.
+    What stays is the name of the tenant, so that it is never used again, and the ids of its keys.
+
     Raises:
         InvalidIdError: The tenant's name is malformed.
     """
     # The tombstone comes first: from then on its keys are refused, and no new key can be made.
     delete_tenant(ledger, check_tenant_name(tenant), by)
+    ledger.store.delete(f"{TENANTS_FOLDER}{tenant}")
+    now = ledger.store.now()
     for key in list_keys(ledger.store, tenant):
-        if not key.revoked:
-            revoke_key(ledger.store, key.id)
+        if not key.revoked or key.name:
+            _change(
+                ledger.store,
+                key.id,
+                lambda record: {"revoked": record.revoked or now, "name": ""},
+            )
 
 
 def list_keys(store: Store, tenant: str | None = None) -> list[KeyView]:

@@ -114,8 +114,13 @@ def read_tenant(store: Store, tenant: str) -> Tenant:
         DeletedError: The tenant was deleted.
         InvalidIdError: The tenant's name is malformed.
     """
-    head, record = _read(store, tenant)
-    # The record outlives its tenant: only the command to delete tells.
+    try:
+        head, record = _read(store, tenant)
+    except UnknownTenantError:
+        # Its record goes with the tenant, after the command to delete it.
+        if is_deleted(store, tenant):
+            raise DeletedError(f"tenant {tenant} was deleted") from None
+        raise
     if is_deleted(store, tenant):
         raise DeletedError(f"tenant {tenant} was deleted")
     return Tenant(

@@ -303,12 +303,15 @@ def delete_tenant(
     from services.auth.keys import remove_tenant
     from services.auth.tenants import read_tenant
     from services.ledger.ledger import Ledger
+    from services.webhooks.subscriptions import unsubscribe_tenant
 
     opened = _open_store(store)
     with suppress(DeletedError):  # an earlier deletion that was interrupted is completed
         read_tenant(opened, tenant)
     confirm_deletion(f"tenant {tenant} with everything it owns", yes=yes)
-    remove_tenant(Ledger.open(opened), tenant)
+    ledger = Ledger.open(opened)
+    remove_tenant(ledger, tenant)
+    unsubscribe_tenant(ledger, tenant)
     if as_json:
         print_json({"deleted": tenant})
     else:

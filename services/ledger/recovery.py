@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 from services.contracts.jobs import Counts, ItemState
 from services.errors import DamagedRecordError, DeletedError, UnknownJobError
+from services.ledger import uploads
 from services.ledger.deletion import finish_item, finish_job, finish_tenant, item_in_all_rounds
 from services.ledger.ids import is_job_id, is_tenant_name
 from services.ledger.item_results import (
@@ -192,7 +193,7 @@ class Recovery:
         """Sweep all jobs of all tenants, and return the damaged ones with the reason.
 
         It restores the queue entries of jobs that have not ended, finishes deletions, and removes
-        checkpoints of items that have ended.
+        checkpoints of items that have ended, and uploads that came after their deletion.
 
         Raises:
             UnavailableError: The store did not answer: call it again.
@@ -201,6 +202,7 @@ class Recovery:
         for tenant in filter(is_tenant_name, list(self._ledger.folders(TENANTS_FOLDER))):
             if self._finish_if_deleted(tenant):
                 continue
+            uploads.remove_late(self._ledger, tenant)
             for job in filter(is_job_id, list(self._ledger.folders(jobs_folder(tenant)))):
                 try:
                     self._sweep_job(JobKeys(tenant, job))

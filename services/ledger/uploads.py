@@ -6,11 +6,16 @@ Each tenant has a folder of its own, so that none learns what another has upload
 
 import hashlib
 from contextlib import suppress
+from datetime import timedelta
 
 from services.contracts.training import Digest
 from services.errors import DamagedUploadError, LargeUploadError, NotFoundError, UnknownUploadError
 from services.ledger.keys import tenant_folder
+from services.ledger.ledger import Ledger
 from services.storage.interface import Head, Store
+
+MAX_FORM_TTL = timedelta(days=1)
+"""The longest time for which a presigned form is valid."""
 
 
 def folder(tenant: str) -> str:
@@ -26,14 +31,37 @@ def key(tenant: str, sha256: Digest) -> str:
 def find(store: Store, tenant: str, sha256: Digest) -> Head | None:
     """Return the head of an upload, or None. Its bytes are only checked by `read`."""
     with suppress(NotFoundError):
-        return store.head(key(tenant, sha256))
+        head = store.head(key(tenant, sha256))
+        return None if _was_deleted(store, tenant, sha256) else head
     return None
 
 
+def expect(store: Store, tenant: str, sha256: Digest) -> None:
+    """Let an upload come, also if it was deleted before."""
+    store.delete(_marker(tenant, sha256))
+
+
+def deleted(ledger: Ledger, tenant: str) -> list[Head]:
+    """Return the marks of deleted uploads, whose keys end with their digests."""
+    return ledger.heads(_marker(tenant, ""))
+
+
+def remove_late(ledger: Ledger, tenant: str) -> None:
+    """Delete uploads that came after their deletion, and marks that no form outlives."""
+    for mark in deleted(ledger, tenant):
+        ledger.store.delete(key(tenant, mark.key.rpartition("/")[2]))
+        if mark.age > MAX_FORM_TTL:
+            ledger.store.delete(mark.key)
+
+
 def delete(store: Store, tenant: str, sha256: Digest) -> bool:
-    """Delete an upload, and return whether there was one."""
+    """Delete an upload, and return whether there was one.
+
+    A presigned form cannot be taken back: the mark ends what is still sent with one.
+    """
     if not find(store, tenant, sha256):
         return False
+    store.put(_marker(tenant, sha256), b"")
     # Without a condition: equal bytes have equal keys, so that there is no other version to spare.
     store.delete(key(tenant, sha256))
     return True
@@ -48,6 +76,7 @@ def write(store: Store, tenant: str, sha256: Digest, body: bytes) -> None:
     _check_digest(sha256, body)
     # No condition is needed: every writer of this key writes the same bytes.
     store.put(key(tenant, sha256), body)
+    expect(store, tenant, sha256)
 
 
 def read(store: Store, tenant: str, sha256: Digest, *, max_bytes: int) -> bytes:
@@ -64,6 +93,8 @@ def read(store: Store, tenant: str, sha256: Digest, *, max_bytes: int) -> bytes:
                 f"upload {sha256} has {size} bytes, and at most {max_bytes} are allowed here: "
                 "make it smaller, or divide it"
             )
+        if _was_deleted(store, tenant, sha256):
+            raise NotFoundError(f"upload {sha256} was deleted")
         body = store.read(key(tenant, sha256)).body
     except NotFoundError as error:
         raise UnknownUploadError(
@@ -72,6 +103,18 @@ def read(store: Store, tenant: str, sha256: Digest, *, max_bytes: int) -> bytes:
     # A client with a presigned form can upload anything: the digest is checked on each read.
     _check_digest(sha256, body)
     return body
+
+
+def _was_deleted(store: Store, tenant: str, sha256: Digest) -> bool:
+    try:
+        store.head(_marker(tenant, sha256))
+    except NotFoundError:
+        return False
+    return True
+
+
+def _marker(tenant: str, sha256: Digest) -> str:
+    return f"{tenant_folder(tenant)}deleted-uploads/{sha256}"
 
 
 def _check_digest(sha256: Digest, body: bytes) -> None:

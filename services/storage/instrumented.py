@@ -77,8 +77,12 @@ class InstrumentedStore:
             return self._store.now()
 
     # Presigning sends no request, so that there is nothing to measure.
-    def presigned_post(self, key: str, *, max_bytes: int, expires_s: int) -> PresignedPost | None:
-        return self._store.presigned_post(key, max_bytes=max_bytes, expires_s=expires_s)
+    def presigned_post(
+        self, key: str, *, max_bytes: int, expires_s: int, sha256: str = ""
+    ) -> PresignedPost | None:
+        return self._store.presigned_post(
+            key, max_bytes=max_bytes, expires_s=expires_s, sha256=sha256
+        )
 
     def presigned_get(
         self, key: str, *, expires_s: int, filename: str = "", media_type: str = ""

@@ -183,10 +183,14 @@ class Store(Protocol):
         """Return the time of the store's clock, in UTC."""
         ...
 
-    def presigned_post(self, key: str, *, max_bytes: int, expires_s: int) -> PresignedPost | None:
+    def presigned_post(
+        self, key: str, *, max_bytes: int, expires_s: int, sha256: str = ""
+    ) -> PresignedPost | None:
         """Return a form that uploads at most `max_bytes` to `key` within `expires_s` seconds.
 
-        The store refuses more bytes; uploading again overwrites. Returns None if this store cannot
+        The store refuses more bytes; uploading again overwrites. With `sha256`, a digest in
+        hexadecimal, the form takes exactly `max_bytes` with this digest; a server that knows no
+        checksums checks the size alone. Returns None if this store cannot
         presign: the caller then has to pass the bytes on.
         """
         ...

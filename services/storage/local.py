@@ -9,7 +9,9 @@ from services.storage.interface import LAST, Head, Page, PresignedPost, Retentio
 class LocalStore:
     """The methods that are alike in memory and in a directory, which have no server to ask."""
 
-    def presigned_post(self, key: str, *, max_bytes: int, expires_s: int) -> PresignedPost | None:
+    def presigned_post(
+        self, key: str, *, max_bytes: int, expires_s: int, sha256: str = ""
+    ) -> PresignedPost | None:
         return None
 
     def presigned_get(

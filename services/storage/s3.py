@@ -1,5 +1,6 @@
 """A store in a bucket of an S3 server."""
 
+import base64
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -152,15 +153,27 @@ class S3Store:
             "reading the clock", lambda: _date(self._client.head_bucket(Bucket=self._bucket))
         )
 
-    def presigned_post(self, key: str, *, max_bytes: int, expires_s: int) -> PresignedPost | None:
+    def presigned_post(
+        self, key: str, *, max_bytes: int, expires_s: int, sha256: str = ""
+    ) -> PresignedPost | None:
         if self._settings.public_endpoint == NO_PRESIGNING:
             return None
         where = self._where(key)
+        checksum: dict[str, str] = {}
+        if sha256:
+            checksum = {
+                "x-amz-checksum-algorithm": "SHA256",
+                "x-amz-checksum-sha256": base64.b64encode(bytes.fromhex(sha256)).decode(),
+            }
+        min_bytes = max_bytes if sha256 else 0
+        # In the policy, too, which is signed: a form with another checksum is refused.
+        conditions = [{name: value} for name, value in checksum.items()]
 
         def sign() -> PresignedPost:
             form = self._connection.presigning_client.generate_presigned_post(
                 **where,
-                Conditions=[["content-length-range", 0, max_bytes]],
+                Fields=dict(checksum),
+                Conditions=[["content-length-range", min_bytes, max_bytes], *conditions],
                 ExpiresIn=expires_s,
             )
             return PresignedPost(form["url"], form["fields"])

@@ -87,6 +87,12 @@ def unsubscribe(ledger: Ledger, tenant: str, job: str) -> None:
         ledger.store.delete(delivery.key)
 
 
+def unsubscribe_tenant(ledger: Ledger, tenant: str) -> None:
+    """Drop all pending messages of a deleted tenant, since their URLs may hold secrets."""
+    heads = ledger.heads(f"{FOLDER}{check_tenant_name(tenant)}/")
+    ledger.gather(ledger.store.delete, [head.key for head in heads])
+
+
 def list_pending(ledger: Ledger) -> list[tuple[PendingDelivery, Head]]:
     """Return all pending deliveries; foreign objects in the folder are skipped."""
     heads = ledger.heads(FOLDER)

@@ -117,8 +117,12 @@ class StoreRecorder:
     def now(self) -> datetime:
         return self._record("now", "", self._store.now)
 
-    def presigned_post(self, key: str, *, max_bytes: int, expires_s: int) -> PresignedPost | None:
-        return self._store.presigned_post(key, max_bytes=max_bytes, expires_s=expires_s)
+    def presigned_post(
+        self, key: str, *, max_bytes: int, expires_s: int, sha256: str = ""
+    ) -> PresignedPost | None:
+        return self._store.presigned_post(
+            key, max_bytes=max_bytes, expires_s=expires_s, sha256=sha256
+        )
 
     def presigned_get(
         self, key: str, *, expires_s: int, filename: str = "", media_type: str = ""

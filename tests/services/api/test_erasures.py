@@ -29,12 +29,16 @@ def _places(site: Any, *needles: str) -> list[str]:
 
 
 def _places_in(store: Any, *needles: str) -> list[str]:
-    """Return the keys at which one of the texts, or its plain digest, is found."""
+    """Return the keys at which one of the texts, or its plain digest, is found.
+
+    The mark of a deleted upload has its digest for a day, since forms may still be valid.
+    """
     texts = {*needles, *(hashlib.sha256(needle.encode()).hexdigest() for needle in needles)}
     return [
         key
         for key, body in _bodies(store).items()
-        if any(text in key or text.encode() in body for text in texts)
+        if "/deleted-uploads/" not in key
+        and any(text in key or text.encode() in body for text in texts)
     ]
 
 

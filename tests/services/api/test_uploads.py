@@ -1,12 +1,16 @@
 """Files are stored under their own digest, and no other bytes are."""
 
+import base64
 import hashlib
+import json
 from typing import Any
 
 import httpx2 as httpx
 import pytest
 
+from services.errors import UnknownUploadError
 from services.ledger import uploads
+from services.ledger.recovery import Recovery
 
 
 def test_a_missing_file_is_uploaded_once(site: Any) -> None:
@@ -38,6 +42,52 @@ def test_a_presigned_form_uploads_a_file(store: Any, new_site: Any) -> None:
     [answers] = site.post("/v1/uploads", files).json()["files"]
     assert answers["present"]
     assert uploads.read(site.store, "acme", sha256, max_bytes=len(body)) == body
+
+
+@pytest.mark.parametrize("kind", ["moto", pytest.param("s3", marks=pytest.mark.s3)])
+def test_a_form_binds_the_content_and_ends_with_its_upload(
+    store: Any, new_site: Any, kind: str
+) -> None:
+    site = new_site(store)
+    body = b"photo"
+    sha256 = hashlib.sha256(body).hexdigest()
+    files = {"files": [{"sha256": sha256, "size": len(body)}]}
+    form = site.post("/v1/uploads", files).json()["files"][0]["upload"]
+    policy = json.loads(base64.b64decode(form["fields"]["policy"]))
+    checksum = base64.b64encode(hashlib.sha256(body).digest()).decode()
+    assert {"x-amz-checksum-sha256": checksum} in policy["conditions"]
+    assert ["content-length-range", 5, 5] in policy["conditions"]
+
+    def send(content: bytes = body, **fields: str) -> int:
+        form_fields = form["fields"] | fields
+        return httpx.post(form["url"], data=form_fields, files={"file": content}).status_code
+
+    assert send() in (200, 201, 204)
+    if kind == "s3":  # moto does not look at the policy
+        assert send(**{"x-amz-checksum-sha256": base64.b64encode(b"0" * 32).decode()}) == 403
+        assert send(b"longer photo") == 400
+    assert site.get(f"/v1/uploads/{sha256}").status_code == 200
+    assert site.ask("DELETE", f"/v1/uploads/{sha256}").status_code == 204
+    # The form is still valid for the bucket; what it brings does not count, and is removed.
+    assert send() in (200, 201, 204)
+    assert site.get(f"/v1/uploads/{sha256}").status_code == 404
+    assert site.get("/v1/uploads").json()["uploads"] == []
+    with pytest.raises(UnknownUploadError):
+        uploads.read(store, "acme", sha256, max_bytes=100)
+    Recovery(site.ledger).sweep()
+    assert not site.ledger.exists(uploads.key("acme", sha256))
+    # A new form is a new upload.
+    form = site.post("/v1/uploads", files).json()["files"][0]["upload"]
+    assert send() in (200, 201, 204)
+    assert uploads.read(store, "acme", sha256, max_bytes=100) == body
+
+
+def test_a_deleted_upload_may_be_sent_again(site: Any) -> None:
+    sha256 = site.upload(b"photo")
+    assert site.ask("DELETE", f"/v1/uploads/{sha256}").status_code == 204
+    assert site.upload(b"photo") == sha256
+    Recovery(site.ledger).sweep()
+    assert site.get(f"/v1/uploads/{sha256}").status_code == 200
 
 
 def test_a_file_of_another_size_does_not_count_as_present(site: Any) -> None:

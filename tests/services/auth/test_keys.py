@@ -15,6 +15,7 @@ from services.auth.keys import (
     revoke_key,
     rotate_key,
 )
+from services.auth.tenants import read_tenant
 from services.errors import (
     ConflictError,
     DamagedRecordError,
@@ -162,6 +163,18 @@ def test_invalid_arguments_change_nothing(place: Any) -> None:
     with pytest.raises(ConflictError, match="give 0 or more"):
         rotate_key(place, key, -_DAY)
     assert _objects(place) == before
+
+
+def test_a_deleted_tenant_leaves_its_name_and_the_ids_of_its_keys(place: Any) -> None:
+    key = create_key(place, "acme", "of Mr. Canary")
+    secret = read_tenant(place, "acme").webhook_secret
+    remove_tenant(Ledger.open(place), "acme")
+    with pytest.raises(DeletedError):
+        read_tenant(place, "acme")
+    assert set(_objects(place)) == {f"keys/{key.id}", "t/acme/deleted"}
+    left = b"".join(_objects(place).values())
+    assert b"Canary" not in left
+    assert secret.encode() not in left
 
 
 def test_a_deleted_tenant_gets_no_key(place: Any) -> None:

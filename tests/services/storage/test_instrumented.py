@@ -70,7 +70,9 @@ def test_every_operation_is_timed_by_its_name(registry: CollectorRegistry) -> No
 
 def test_methods_without_requests_are_passed_on(registry: CollectorRegistry) -> None:
     class Presigning(MemoryStore):
-        def presigned_post(self, key: str, *, max_bytes: int, expires_s: int) -> PresignedPost:
+        def presigned_post(
+            self, key: str, *, max_bytes: int, expires_s: int, sha256: str = ""
+        ) -> PresignedPost:
             return PresignedPost(f"{key} {max_bytes} {expires_s}", {})
 
         def presigned_get(
