@@ -68,6 +68,18 @@ def test_an_image_is_generated_with_the_tenants_own_token(
     assert "trainedAlgorithmicMedia" in opened(generated).info["XML:com.adobe.xmp"]
 
 
+def test_two_tenants_with_one_name_each_get_their_own_token(
+    engine: EngineServer, tiny_backbone: Backbone
+) -> None:
+    image = spec("a <dog>", 3, tokens={"<dog>": "rex"})
+    for tenant in ("ann", "bob"):
+        rex = engine.resolver.tokens[tenant, "rex"] = random_token()
+        (generated,) = engine.ends(image, tenant=tenant).values()
+        request = ImageRequest("a <dog>", 3, {"<dog>": rex})
+        (expected,) = generate(tiny_backbone, [request], steps=3)
+        assert np.array_equal(np.asarray(opened(generated)), np.asarray(expected))
+
+
 def test_each_image_ends_once_and_sends_its_steps_on_request(
     engine: EngineServer,
 ) -> None:

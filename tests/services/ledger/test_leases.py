@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -22,6 +24,16 @@ def test_renewals_are_a_chain(anywhere: Any) -> None:
         worker.heartbeat()
     _, record = read_lease(anywhere.ledger, worker.lease.worker)
     assert (record.version, record.state, record.duration_s) == (6, "held", 60)
+
+
+@pytest.mark.parametrize(("over_s", "expired"), [(-1, False), (0.9, False), (1.1, True)])
+def test_a_lease_holds_a_second_longer_as_stores_round_times(
+    harness: Any, over_s: float, expired: bool
+) -> None:
+    worker = harness.worker()
+    head, record = read_lease(harness.ledger, worker.lease.worker)
+    now = head.last_modified + timedelta(seconds=record.duration_s + over_s)
+    assert is_expired(replace(head, date=now), record) is expired
 
 
 def test_a_worker_that_renews_its_lease_keeps_its_attempts(harness: Any) -> None:

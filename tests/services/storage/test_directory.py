@@ -225,6 +225,34 @@ def test_all_names_that_lead_to_a_version_are_on_disk_before_it(
     assert synced == ["objects/a/e/f="]
 
 
+@pytest.mark.parametrize("write", ["create", "put", "replace"])
+def test_the_bytes_of_a_version_are_on_disk_before_its_name(
+    store: DirectoryStore, write: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    etag = store.create("a", b"old") if write != "create" else ""
+    synced = dict[int, int]()  # inode -> bytes that were on disk
+    honest_sync, honest_append = os.fsync, versions.append
+
+    def sync(descriptor: int) -> None:
+        honest_sync(descriptor)
+        status = os.fstat(descriptor)
+        synced[status.st_ino] = status.st_size
+
+    def append(folder: Path, seen: Any, file: Path | None) -> int | None:
+        assert file
+        assert synced[file.stat().st_ino] == 3
+        return honest_append(folder, seen, file)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(versions, "append", append)
+    {
+        "create": lambda: store.create("a", b"new"),
+        "put": lambda: store.put("a", b"new"),
+        "replace": lambda: store.replace("a", b"new", expected=etag),
+    }[write]()
+    assert store.read("a").body == b"new"
+
+
 def test_two_stores_on_one_directory_share_its_objects(store: DirectoryStore) -> None:
     other = DirectoryStore(Path(store.url.removeprefix("file://")))
     etag = store.create("a", b"first")

@@ -64,3 +64,25 @@ def test_a_placeholder_stands_for_one_thing(in_memory: Any) -> None:
         _resolver(in_memory.cache()).resolve(
             "acme", _image(tokens={"<a>": one}, blends={"<a>": parts})
         )
+
+
+def test_tokens_are_resolved_for_their_own_tenant_alone(in_memory: Any) -> None:
+    """Two tenants use one name; neither reaches the other's token by name, id or blend."""
+    ids = {tenant: in_memory.learn("rex", tenant) for tenant in ("acme", "globex")}
+    cache = in_memory.cache()
+    resolver = _resolver(cache)
+    for _ in range(2):  # cold, and from the cache
+        for tenant, other in (("acme", "globex"), ("globex", "acme")):
+            own = BlendPart(token=ids[tenant], weight=1)
+            foreign = BlendPart(token=ids[other], weight=1)
+            image = _image(tokens={"<a>": "rex", "<b>": ids[tenant]}, blends={"<c>": (own, own)})
+            found = resolver.resolve(tenant, image)
+            expected = cache.get(tenant, ids[tenant])
+            assert found.tokens["<a>"] is found.tokens["<b>"] is expected.learned
+            for crossing in (
+                _image(tokens={"<a>": ids[other]}),
+                _image(blends={"<a>": (own, foreign)}),
+                _image(blends={"<a>": (foreign, own)}),
+            ):
+                with pytest.raises(UnknownJobError):
+                    resolver.resolve(tenant, crossing)
