@@ -7,7 +7,7 @@ import anyio
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from services.api import audit, health, models, openapi, problems, uploads
+from services.api import audit, browser, health, models, openapi, problems, uploads
 from services.api.dependencies import AppState
 from services.api.erasures import routes as erasures
 from services.api.generation_jobs import routes as generation_jobs
@@ -44,6 +44,7 @@ _ROUTERS = (
     images.links,
     models.router,
     audit.router,
+    browser.router,
     erasures.router,
     health.router,
     health.metrics_router,
@@ -82,6 +83,7 @@ def create_app(
         lifespan=lifespan,
         middleware=_middleware(state),
         generate_unique_id_function=lambda route: route.name,
+        docs_url=None,  # `services.api.browser` serves it.
         redoc_url=None,
     )
     app.state.service = state
@@ -128,6 +130,7 @@ def _app_state(
 def _middleware(state: AppState) -> list[Middleware]:
     """Return the middleware, the outermost first: it also converts errors of those inside it."""
     return [
+        Middleware(browser.SecurityHeadersMiddleware),
         Middleware(OpenAIErrorMiddleware),
         Middleware(RequestLogMiddleware, metrics=state.metrics),
         Middleware(FramingMiddleware),

@@ -17,7 +17,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-MAX_BYTES = 130_000_000
+MAX_BYTES = 135_000_000
 PACKAGED = ("dti_engine", "services", "pyproject.toml", "README.md", "LICENSE")
 ABSENT = ("torch", "ray", "numpy", "diffusers", "transformers", "huggingface_hub", "matplotlib")
 

@@ -1,5 +1,6 @@
 """/openapi.json is complete, and its examples are valid."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -90,8 +91,30 @@ def test_the_first_example_creates_a_job(site: Any, document: dict[str, Any]) ->
     assert site.submit(example).status_code == 202
 
 
-def test_the_documentation_page_is_served(site: Any) -> None:
-    assert "swagger" in site.get("/docs", None).text
+def test_the_documentation_page_needs_no_other_host(site: Any) -> None:
+    page = site.get("/docs", None)
+    policy = page.headers["content-security-policy"]
+    assert "script-src 'self';" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert re.findall("https?:|//", page.text.replace("<!doctype", "")) == []
+    assert "<script>" not in page.text  # The policy forbids scripts within the page.
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(loaded) == 4
+    for path in loaded:
+        if path != "data:,":
+            assert site.get(f"/{path}", None).status_code == 200
+    assert "openapi.json" in site.get("/docs/start.js", None).text
+
+
+@pytest.mark.parametrize(
+    "path", ["/docs", "/healthz", "/v1/models", "/v1/nothing", "/openapi.json"]
+)
+def test_every_response_has_security_headers(site: Any, path: str) -> None:
+    headers = site.get(path).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    assert "default-src 'none'" in site.get(path, None).headers["content-security-policy"]
 
 
 @pytest.mark.parametrize("module", ["services.api.app", "services.api.__main__"])
