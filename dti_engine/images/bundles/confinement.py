@@ -12,15 +12,19 @@ import sys
 MEMORY, PROCESSOR_TIME = "memory limit", "processor time limit"
 PROCESSES, NEW_FILES, WRITING = "no new processes", "no new files", "no writing"
 OWN_USER, SYSTEM_CALLS = "own user", "system call filter"
-PROTECTIONS = (MEMORY, PROCESSOR_TIME, PROCESSES, NEW_FILES, WRITING, OWN_USER, SYSTEM_CALLS)
+PROTECTIONS = (MEMORY, PROCESSOR_TIME, NEW_FILES, WRITING, OWN_USER, SYSTEM_CALLS, PROCESSES)
 
 NOBODY = 65534  # user and group that own no file
+_MAX_THREADS = 64  # of nobody; the decoder of HEIC has one
 
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 38, 22, 2  # linux/prctl.h
-_ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050001, 0x80000000  # linux/seccomp.h; 1 is EPERM
-_LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06  # linux/bpf_common.h
-_NUMBER_AT, _ARCHITECTURE_AT = 0, 4  # offsets in struct seccomp_data
+_ALLOW, _KILL = 0x7FFF0000, 0x80000000  # linux/seccomp.h
+_REFUSE, _UNKNOWN = 0x00050000 | 1, 0x00050000 | 38  # EPERM, ENOSYS
+_LOAD, _IF_EQUAL, _IF_ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06  # linux/bpf_common.h
+_NUMBER_AT, _ARCHITECTURE_AT, _FIRST_ARGUMENT_AT = 0, 4, 16  # offsets in struct seccomp_data
 _ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}  # linux/audit.h; column
+_CLONE, _CLONE3 = (56, 220), (435, 435)
+_CLONE_THREAD = 0x10000
 # Reading and writing of open files, memory, time, signals to itself, and the end. There is no
 # opening, no socket, no process, no signal to others and no change of any file among them.
 _SYSTEM_CALLS = {
@@ -55,6 +59,7 @@ _SYSTEM_CALLS = {
     "clock_gettime": (228, 113),
     "clock_nanosleep": (230, 115),
     "exit_group": (231, 94),
+    "set_robust_list": (273, 99),
     "getrandom": (318, 278),
     "membarrier": (324, 283),
     "rseq": (334, 293),
@@ -71,9 +76,13 @@ def confine(memory_bytes: int, processor_s: int) -> list[str]:
     missing = _limit_resources(memory_bytes, processor_s)
     if not _change_user():
         missing.append(OWN_USER)
-    # The last measure, as the filter also refuses the calls that the others need.
+    elif not _limit_processes(_MAX_THREADS):
+        missing.append(PROCESSES)
+    # Late, as the filter also refuses the calls that the other measures need.
     if not _filter_system_calls():
         missing.append(SYSTEM_CALLS)
+        if not _limit_processes(0):
+            missing.append(PROCESSES)
     return missing
 
 
@@ -95,14 +104,13 @@ def _limit_resources(memory_bytes: int, processor_s: int) -> list[str]:
     try:
         import resource
     except ImportError:  # Windows
-        return [MEMORY, PROCESSOR_TIME, PROCESSES, NEW_FILES, WRITING]
+        return [MEMORY, PROCESSOR_TIME, NEW_FILES, WRITING]
     # A crash must not write a stranger's image to the disk as a core dump.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     missing = list[str]()
     for name, limit, value in (
         (MEMORY, resource.RLIMIT_AS, memory_bytes),
         (PROCESSOR_TIME, resource.RLIMIT_CPU, processor_s),
-        (PROCESSES, resource.RLIMIT_NPROC, 0),
         (WRITING, resource.RLIMIT_FSIZE, 0),  # pipes are no files
         # Without a new descriptor there is no file, socket or pipe either. The open ones stay.
         (NEW_FILES, resource.RLIMIT_NOFILE, 0),
@@ -112,6 +120,21 @@ def _limit_resources(memory_bytes: int, processor_s: int) -> list[str]:
         except (ValueError, OSError):  # macOS does not let the memory be limited
             missing.append(name)
     return missing
+
+
+def _limit_processes(number: int) -> bool:
+    """Limit the threads and processes of the user, this one's and others'; False if that fails.
+
+    The filter of system calls refuses processes by itself. Where it is in force and the user is one
+    that others may have too, there is no limit: it would count the others' threads.
+    """
+    try:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_NPROC, (number, number))
+    except (ImportError, ValueError, OSError):
+        return False
+    return True
 
 
 def _filter_system_calls() -> bool:
@@ -125,10 +148,19 @@ def _filter_system_calls() -> bool:
     numbers = [row[column] for row in _SYSTEM_CALLS.values()]
     program = [
         (_LOAD, 0, 0, _ARCHITECTURE_AT),
-        (_JUMP_IF_EQUAL, 1, 0, architecture),
+        (_IF_EQUAL, 1, 0, architecture),
         (_RETURN, 0, 0, _KILL),  # a 32-bit call, whose numbers mean other calls
         (_LOAD, 0, 0, _NUMBER_AT),
-        *((_JUMP_IF_EQUAL, len(numbers) - i, 0, number) for i, number in enumerate(numbers)),
+        # Its flags are in memory, where a filter cannot see them. Threads are then made by `clone`.
+        (_IF_EQUAL, 0, 1, _CLONE3[column]),
+        (_RETURN, 0, 0, _UNKNOWN),
+        # A thread, which the decoder of HEIC needs, but no process.
+        (_IF_EQUAL, 0, 4, _CLONE[column]),
+        (_LOAD, 0, 0, _FIRST_ARGUMENT_AT),
+        (_IF_ANY_BIT, 0, 1, _CLONE_THREAD),
+        (_RETURN, 0, 0, _ALLOW),
+        (_RETURN, 0, 0, _REFUSE),
+        *((_IF_EQUAL, len(numbers) - i, 0, number) for i, number in enumerate(numbers)),
         (_RETURN, 0, 0, _REFUSE),
         (_RETURN, 0, 0, _ALLOW),
     ]

@@ -34,6 +34,13 @@ MAX_NAME = 1000  # characters; four times what the rules for names allow
 
 # What Pillow and Python would import late, when no file can be opened any more.
 EARLY_MODULES = (ImageColor, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin)
+try:
+    from PIL import AvifImagePlugin
+except ImportError:  # an older Pillow
+    pass
+else:
+    # As many as there are cores would not fit into the limits.
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 _EARLY_ENCODINGS = ("ascii", "cp437", "latin-1", "utf-8", "utf-16")
 
 _Reply: TypeAlias = tuple[bytes, bytes]
