@@ -348,7 +348,7 @@ class DispatcherProcessSettings(LedgerSettings, EngineSecret, ProcessSettings):
         le=512,
         description="images of each model in flight; none: as many as fill its engines",
     )
-    image_timeout_s: float = Field(default=600, gt=0, description="time that one image may take")
+    image_timeout_s: float = Field(default=600, gt=0, le=86_400, description="time of one image")
     metrics_port: int | None = Field(
         default=None,
         ge=1,

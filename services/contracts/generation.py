@@ -21,10 +21,16 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, JsonValue, StringConstraints, TypeAdapter
 
 from dti_engine.config import PLACEHOLDER
-from services.contracts.jobs import Label, WireModel
+from services.contracts.jobs import PRINTABLE, Label, WireModel
 
 MAX_IMAGES = 16
 """The largest number of images in one request."""
+
+MAX_TOKENS = 16
+"""The largest number of tokens, and of blends, in one image."""
+
+MAX_TIMEOUT_S = 86_400.0
+"""The longest time that a caller may wait for an image."""
 
 MAX_STEPS = 150
 """The largest number of denoising steps of one image; more steps improve none."""
@@ -37,7 +43,7 @@ def split_secrets(text: str) -> tuple[str, ...]:
 
 Placeholder = Annotated[str, StringConstraints(pattern=f"^{PLACEHOLDER.pattern}$")]
 
-TokenName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+TokenName = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=PRINTABLE)]
 """A token id, or a subject's alias, which stands for the newest token of that subject."""
 
 
@@ -51,10 +57,10 @@ class BlendPart(WireModel):
 class TokenBinding(WireModel):
     """The meaning of a prompt's placeholders: tokens, and blends of tokens."""
 
-    tokens: dict[Placeholder, TokenName] = Field(default={}, max_length=16)
+    tokens: dict[Placeholder, TokenName] = Field(default={}, max_length=MAX_TOKENS)
     blends: dict[
         Placeholder, Annotated[tuple[BlendPart, ...], Field(min_length=2, max_length=8)]
-    ] = Field(default={}, max_length=16)
+    ] = Field(default={}, max_length=MAX_TOKENS)
 
     @property
     def token_names(self) -> frozenset[str]:
@@ -87,7 +93,7 @@ class PromptSpec(WireModel):
     """A prompt of a job, and the tokens that it names inline by their ids."""
 
     prompt: str = Field(min_length=1, max_length=4000)
-    tokens: dict[Placeholder, TokenName] = Field(default={})
+    tokens: dict[Placeholder, TokenName] = Field(default={}, max_length=MAX_TOKENS)
 
 
 class ImageItem(WireModel):
@@ -108,6 +114,12 @@ class GenerationJobSpec(WireModel):
     prompts: tuple[PromptSpec, ...] = Field(min_length=1)
     variants: tuple[TokenBinding, ...] = Field(min_length=1)
     common: dict[str, JsonValue] = Field(default={}, description="other fields of `ImageSpec`")
+    negative_tokens: dict[Placeholder, TokenName] = Field(
+        default={},
+        max_length=MAX_TOKENS,
+        description="tokens that the negative prompt names inline; not in each of the prompts, "
+        "which would multiply them",
+    )
     webhook: str | None = Field(default=None, description="URL to notify when the job ends")
 
 
@@ -125,7 +137,8 @@ def build_image_spec(work: Mapping[str, JsonValue], shared: Mapping[str, JsonVal
     prompt = PromptSpec.model_validate(job["prompts"][item.prompt])
     variant = TokenBinding.model_validate(job["variants"][item.variant])
     # What the variant says of a placeholder goes before a token that the prompt names by its id.
-    inline = {name: token for name, token in prompt.tokens.items() if name not in variant.blends}
+    named = {**job.get("negative_tokens", {}), **prompt.tokens}
+    inline = {name: token for name, token in named.items() if name not in variant.blends}
     return ImageSpec.model_validate(
         {
             **job["common"],
@@ -143,7 +156,10 @@ class GenerateRequest(WireModel):
     tenant: Label
     images: tuple[ImageSpec, ...] = Field(min_length=1, max_length=MAX_IMAGES)
     timeout_s: float | None = Field(
-        default=None, gt=0, description="after which the engine drops unfinished images"
+        default=None,
+        gt=0,
+        le=MAX_TIMEOUT_S,
+        description="after which the engine drops unfinished images",
     )
     background: bool = Field(
         default=False, description="low priority: images of a job let interactive images go first"

@@ -21,6 +21,15 @@ MAX_ITEMS = 10_000
 Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 """A name that is part of object keys, such as that of a tenant or a pool."""
 
+CONTROL = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+"""The characters that control a terminal or the direction of writing, for a regular expression.
+
+Names have none of them, so that a name is what a table or a log shows.
+"""
+
+PRINTABLE = f"^[^{CONTROL}]*$"
+"""A text without control characters, as a regular expression."""
+
 Kind = Literal["training", "generation"]
 
 

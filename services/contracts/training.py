@@ -5,6 +5,7 @@ torch.
 """
 
 import hashlib
+import re
 from datetime import datetime
 from typing import Annotated
 
@@ -12,16 +13,14 @@ from pydantic import AwareDatetime, Field, JsonValue, StringConstraints, model_v
 
 from dti_engine.config import PLACEHOLDER, TrainConfig
 from dti_engine.images.bundles.schema import Kind, TrainingOverrides
-from services.contracts.jobs import Label, WireModel
+from services.contracts.jobs import CONTROL, PRINTABLE, Label, WireModel
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """The SHA-256 of an upload in hexadecimal, which is also its id."""
 
 FileName = Annotated[
     str,
-    StringConstraints(
-        min_length=1, max_length=60, pattern=r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$"
-    ),
+    StringConstraints(min_length=1, max_length=60, pattern=rf"^[^./\\{CONTROL}][^/\\{CONTROL}]*$"),
 ]
 
 
@@ -35,8 +34,10 @@ class ImageFile(WireModel):
 class Consent(WireModel):
     """The record of a person's consent: who attests it, and on what basis."""
 
-    attested_by: str = Field(min_length=1, max_length=200)
-    basis: str = Field(min_length=1, max_length=1000, description="such as: written consent")
+    attested_by: str = Field(min_length=1, max_length=200, pattern=PRINTABLE)
+    basis: str = Field(
+        min_length=1, max_length=1000, pattern=PRINTABLE, description="such as: written consent"
+    )
     expires_at: AwareDatetime | None = Field(default=None, description="None: until withdrawn")
 
     def holds(self, now: datetime) -> bool:
@@ -52,7 +53,7 @@ class TrainingItem(WireModel):
         default=(), max_length=100, description="images uploaded one by one, instead of a bundle"
     )
     placeholder: str | None = Field(default=None, pattern=f"^{PLACEHOLDER.pattern}$")
-    initializer: str | None = Field(default=None, min_length=1, max_length=300)
+    initializer: str | None = Field(default=None, min_length=1, max_length=300, pattern=PRINTABLE)
     kind: Kind | None = Field(default=None, description="family of caption templates")
     training: TrainingOverrides = Field(
         default=TrainingOverrides(), description="settings that differ from the job's"
@@ -73,6 +74,12 @@ class TrainingItem(WireModel):
         if self.kind == "person" and self.consent is None:
             raise ValueError("a person needs a consent record: who attests it, and on what basis")
         return self
+
+
+def default_placeholder(name: str) -> str | None:
+    """Return the placeholder of a subject that is given none; None if its name allows none."""
+    word = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-_")[:63]
+    return f"<{word}>" if word else None
 
 
 class TrainingJobSpec(WireModel):

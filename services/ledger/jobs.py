@@ -4,12 +4,19 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import accumulate
 from typing import Any
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from services.contracts.jobs import JobItem, JobRequest, Kind, WireModel
-from services.errors import DamagedRecordError, DeletedError, NotFoundError, UnknownJobError
+from services.errors import (
+    DamagedRecordError,
+    DeletedError,
+    InvalidRangeError,
+    NotFoundError,
+    UnknownJobError,
+)
 from services.ledger.keys import JobKeys
 from services.ledger.ledger import Ledger
 from services.ledger.records import (
@@ -20,6 +27,9 @@ from services.ledger.records import (
     unpack,
     unpack_spec,
 )
+
+_ITEMS_PER_BLOCK = 100
+"""The items between two offsets of a spec: half a page."""
 
 
 class _Content(WireModel):
@@ -47,8 +57,70 @@ class JobSpec:
             raise _damaged(self.keys.spec) from error
 
 
+@dataclass(frozen=True, slots=True)
+class JobHeader:
+    """The beginning of a job's spec: its record, by which single items are found."""
+
+    keys: JobKeys
+    record: JobRecord
+    submitted: datetime
+    etag: str
+    body: bytes
+    """The first bytes of the spec, with its record at least; of a small job, all of it."""
+
+    def read_items(self, ledger: Ledger, indices: Sequence[int]) -> Mapping[int, JobItem]:
+        """Return items by their indices; of a large job, only their blocks are read.
+
+        Raises:
+            DeletedError: The job was deleted.
+            DamagedRecordError: The spec cannot be read.
+        """
+        if not self.record.item_offsets:
+            spec = read_spec(ledger, self.keys)
+            return {index: spec.item(index) for index in indices}
+        numbers = sorted({index // _ITEMS_PER_BLOCK for index in indices})
+        read = ledger.gather(lambda number: self._read_block(ledger, number), numbers)
+        blocks = {n: block for n, block in zip(numbers, read, strict=True) if block is not None}
+        if len(blocks) < len(numbers):
+            # The spec was replaced since: items of it were redacted, or its job was deleted.
+            return read_header(ledger, self.keys).read_items(ledger, indices)
+        try:
+            return {
+                index: JobItem.model_validate(
+                    blocks[index // _ITEMS_PER_BLOCK][index % _ITEMS_PER_BLOCK]
+                )
+                for index in indices
+            }
+        except (IndexError, ValidationError) as error:
+            raise _damaged(self.keys.spec) from error
+
+    def _read_block(self, ledger: Ledger, number: int) -> list[Any] | None:
+        """Return a block of items as JSON; None if the spec has another version by now."""
+        payload_start = self.body.index(b"\n") + 1
+        start, next_start = (
+            payload_start + offset for offset in self.record.item_offsets[number : number + 2]
+        )
+        end = next_start - 1  # without the comma
+        try:
+            if end <= len(self.body):
+                return json.loads(b"[%b]" % self.body[start:end])
+            found = ledger.store.read(self.keys.spec, start=start, length=end - start)
+            if found.head.etag == self.etag:
+                return json.loads(b"[%b]" % found.body)
+        except (NotFoundError, InvalidRangeError):
+            pass
+        except ValueError as error:
+            raise _damaged(self.keys.spec) from error
+        return None
+
+
 def pack_spec(request: JobRequest, nonce: str) -> bytes:
     """Return the bytes of a job's spec."""
+    shared = request.model_dump_json(include={"shared"}).encode()
+    payload, offsets = _pack_content(
+        [item.model_dump_json().encode() for item in request.items],
+        shared.removeprefix(b'{"shared":').removesuffix(b"}"),
+    )
     record = JobRecord(
         nonce=nonce,
         kind=request.kind,
@@ -57,8 +129,17 @@ def pack_spec(request: JobRequest, nonce: str) -> bytes:
         count=len(request.items),
         tags=request.tags,
         max_attempts=request.max_attempts,
+        item_offsets=offsets,
     )
-    return pack(record, request.model_dump_json(include={"items", "shared"}).encode())
+    return pack(record, payload)
+
+
+def _pack_content(items: Sequence[bytes], shared: bytes) -> tuple[bytes, tuple[int, ...]]:
+    """Return the payload of a spec from its parts as JSON, and its `item_offsets`."""
+    opening = b'{"items":['
+    starts = list(accumulate((len(item) + 1 for item in items), initial=len(opening)))
+    payload = opening + b",".join(items) + b'],"shared":' + shared + b"}"
+    return payload, (*starts[:-1:_ITEMS_PER_BLOCK], starts[-1])
 
 
 def read_spec(ledger: Ledger, keys: JobKeys, kind: Kind | None = None) -> JobSpec:
@@ -95,10 +176,17 @@ def read_job(ledger: Ledger, keys: JobKeys, kind: Kind | None = None) -> tuple[d
         DeletedError: The job was deleted.
         DamagedRecordError: The record cannot be read.
     """
+    header = read_header(ledger, keys, kind)
+    return header.submitted, header.record
+
+
+def read_header(ledger: Ledger, keys: JobKeys, kind: Kind | None = None) -> JobHeader:
+    """Return the beginning of a job's spec. Raises as `read_job`."""
     if not (found := ledger.find_record(keys.spec)):
         raise unknown_job(keys)
-    record, _ = unpack_spec(keys.spec, found[1])
-    return found[0].last_modified, _check_job(keys, record, kind)
+    head, body = found
+    record, _ = unpack_spec(keys.spec, body)
+    return JobHeader(keys, _check_job(keys, record, kind), head.last_modified, head.etag, body)
 
 
 Redact = Callable[[Sequence[Any], Mapping[str, JsonValue]], dict[str, JsonValue]]
@@ -131,8 +219,11 @@ def redact_spec(
         shared = redact_shared(items, spec.shared)
         if items == spec.items and shared == spec.shared:
             return False
-        record = spec.record.model_copy(update={"nonce": ledger.ids.nonce()})
-        body = pack(record, json.dumps({"items": items, "shared": shared}).encode())
+        payload, offsets = _pack_content(
+            [json.dumps(item).encode() for item in items], json.dumps(shared).encode()
+        )
+        changes = {"nonce": ledger.ids.nonce(), "item_offsets": offsets}
+        body = pack(spec.record.model_copy(update=changes), payload)
         if ledger.compare_and_swap(keys.spec, body, spec.etag):
             return True
 

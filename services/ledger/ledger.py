@@ -23,7 +23,7 @@ from services.errors import (
     PreconditionFailedError,
 )
 from services.ledger.ids import Ids
-from services.ledger.records import RECORD_BYTES
+from services.ledger.records import LONG_RECORD_BYTES, RECORD_BYTES
 from services.settings import LedgerSettings
 from services.storage.interface import Head, Page, Store
 
@@ -170,7 +170,8 @@ class Ledger:
         """Return an object's record without most of its payload, or None if there is none."""
         try:
             found = self.store.read(key, length=RECORD_BYTES)
-            # A few records are longer, such as results with a large report.
+            if b"\n" not in found.body:
+                found = self.store.read(key, length=LONG_RECORD_BYTES)
             if b"\n" not in found.body:
                 found = self.store.read(key)
         except NotFoundError:

@@ -21,7 +21,7 @@ from services.errors import (
 )
 from services.ledger.deletion import item_in_all_rounds
 from services.ledger.ids import check_job_id, parse_token_id, token_id
-from services.ledger.jobs import JobSpec, read_commands, read_job, read_spec
+from services.ledger.jobs import read_commands, read_header, read_job
 from services.ledger.keys import ItemRef, JobKeys, jobs_folder, parse_item_ref
 from services.ledger.ledger import Ledger
 from services.ledger.records import ClaimRecord, EndedRecord, ResultRecord, unpack, unpack_result
@@ -206,18 +206,20 @@ def list_items(
     """
     _check_page(limit, cursor)
     keys = JobKeys(tenant, job)
-    spec = read_spec(ledger, keys, kind)
-    states = read_item_states(ledger, keys, spec.record.count)
+    header = read_header(ledger, keys, kind)
+    count = header.record.count
+    states = read_item_states(ledger, keys, count)
     save_rollup_if_worthwhile(ledger, states)
     matching = (
-        index
-        for index in range(cursor, spec.record.count)
-        if state is None or states.state(index) is state
+        index for index in range(cursor, count) if state is None or states.state(index) is state
     )
     # One item more than the page has: it is the cursor of the next one.
     indices = list(itertools.islice(matching, limit + 1))
     shown = indices[:limit]
-    items = ledger.gather(lambda index: _item_view(ledger, keys, spec, states, index), shown)
+    named = header.read_items(ledger, shown)
+    items = ledger.gather(
+        lambda index: _item_view(ledger, keys, named[index].name, states, index), shown
+    )
     return ItemViewPage(str(indices[limit]) if len(indices) > limit else None, tuple(items))
 
 
@@ -328,9 +330,9 @@ def _view_unless_gone(ledger: Ledger, tenant: str, job: str, kind: Kind | None) 
 
 
 def _item_view(
-    ledger: Ledger, keys: JobKeys, spec: JobSpec, states: ItemStates, index: int
+    ledger: Ledger, keys: JobKeys, name: str, states: ItemStates, index: int
 ) -> ItemView:
-    state, name = states.state(index), spec.item(index).name
+    state = states.state(index)
     item = ItemRef(states.final.last_round(index), index)
     # Whether a cancelled item has a result depends on a race between the command and a claim by a
     # worker that died. Neither made anything, so that both look the same.

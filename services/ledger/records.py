@@ -16,6 +16,9 @@ from services.ledger.ids import Ids
 RECORD_BYTES = 4096
 """Bytes that hold the line of JSON of nearly every record."""
 
+LONG_RECORD_BYTES = 64 * 1024
+"""Bytes that hold the line of JSON of a record with many long tags, or with a large report."""
+
 MAX_REASON = 1000
 """Characters that are kept of why an attempt ended."""
 
@@ -53,6 +56,11 @@ class JobRecord(Record):
     count: int
     tags: dict[str, str]
     max_attempts: int
+    item_offsets: tuple[int, ...] = ()
+    """Where each block of items begins in the payload, and the end of the last one.
+
+    With these a few items can be read without the others. Specs of earlier versions have none.
+    """
 
 
 class Tombstone(Record):

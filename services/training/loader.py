@@ -1,6 +1,5 @@
 """Loading of a claimed subject: its images are fetched, checked and decoded."""
 
-import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from dti_engine.images.bundles.members import DEFAULT_LIMITS
 from dti_engine.images.bundles.schema import BundleDescription
 from dti_engine.subject import Subject
 from dti_engine.training.checkpoint import Checkpoint
-from services.contracts.training import TrainingItem, TrainingJobSpec
+from services.contracts.training import TrainingItem, TrainingJobSpec, default_placeholder
 from services.ledger import uploads
 from services.ledger.attempts import Attempt
 from services.storage.interface import Store
@@ -183,13 +182,13 @@ def _subject(
 def _placeholder(attempt: Attempt, item: TrainingItem, description: BundleDescription) -> str:
     if placeholder := item.placeholder or description.placeholder:
         return placeholder
-    name = description.subject
-    name = name or re.sub(r"[^a-z0-9_-]+", "-", attempt.item.name.lower()).strip("-_")[:63]
-    if not name:
+    if description.subject:
+        return f"<{description.subject}>"
+    if not (placeholder := default_placeholder(attempt.item.name)):
         raise SubjectError(
             f"no placeholder can be made of {attempt.item.name!r}: give one, such as <rex>"
         )
-    return f"<{name}>"
+    return placeholder
 
 
 def _thumbnail(image: Image.Image) -> Image.Image:

@@ -23,6 +23,9 @@ Kind: TypeAlias = Literal["object", "style", "person"]
 
 _MENTION = re.compile(r"<[^<>\s]*>")
 
+_MAX_NOTES = 1000
+"""Images and masks that are described: the entries of a bundle."""
+
 
 def _subject(value: str) -> str:
     if not PLACEHOLDER.fullmatch(f"<{value}>"):
@@ -102,10 +105,10 @@ class BundleDescription(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    subject: Annotated[str, AfterValidator(_subject)] | None = Field(
+    subject: Annotated[str, Field(max_length=63), AfterValidator(_subject)] | None = Field(
         default=None, description="id of the subject, and name of its file"
     )
-    placeholder: Annotated[str, AfterValidator(_placeholder)] | None = Field(
+    placeholder: Annotated[str, Field(max_length=65), AfterValidator(_placeholder)] | None = Field(
         default=None, description="the token's name in prompts"
     )
     initializer: _Text | None = Field(default=None, description="nearest common word or phrase")
@@ -119,7 +122,9 @@ class BundleDescription(BaseModel):
     )
     tags: tuple[_Text, ...] = Field(default=(), max_length=50, strict=False)
     images: Mapping[_File, ImageNotes] = Field(
-        default_factory=dict[str, ImageNotes], description="file name -> caption and mask"
+        default_factory=dict[str, ImageNotes],
+        max_length=_MAX_NOTES,
+        description="file name -> caption and mask",
     )
 
     @property

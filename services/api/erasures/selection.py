@@ -183,10 +183,12 @@ def _read_generation(
 
 def _naming(shared: Any, names: Collection[str]) -> tuple[set[int], set[int]]:
     """Return the prompts and the variants of a generation job that name what is erased."""
+    # All prompts have the negative prompt beside them.
+    in_all = any(name in names for name in shared.get("negative_tokens", {}).values())
     prompts = {
         index
         for index, prompt in enumerate(shared["prompts"])
-        if any(name in names for name in prompt["tokens"].values())
+        if in_all or any(name in names for name in prompt["tokens"].values())
     }
     variants = {
         index

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue, ValidationError
 
+from dti_engine.config import PLACEHOLDER
 from services.api import order_limits
 from services.api.generation_jobs.schemas import GenerationJobRequest, VariantRequest
 from services.api.images.request import inline_tokens, resolve_blends
@@ -14,6 +15,7 @@ from services.api.problems import invalid_request
 from services.api.training_jobs.build import check_webhook, choose_model
 from services.auth.tenants import Limits
 from services.contracts.generation import (
+    MAX_TOKENS,
     GenerationJobSpec,
     ImageItem,
     ImageSpec,
@@ -24,6 +26,9 @@ from services.contracts.jobs import MAX_ITEMS, JobItem, JobRequest
 from services.contracts.models import ServedModels, generation_pool
 from services.ledger.ids import is_token_id
 from services.settings import ApiSettings
+
+# <Rex> is found too: the engine refuses it, since as plain text it would mean something else.
+_MENTION = re.compile(PLACEHOLDER.pattern, re.IGNORECASE)
 
 _MAX_VARIANT_LENGTH, _MAX_PROMPT_LENGTH = 40, 30
 """The characters of a variant and a prompt in an item's id: ids become file names."""
@@ -74,11 +79,13 @@ def build_generation_job(
     order_limits.check_tenant_limits(limits, cost, ("body", "prompts"))
     spec = GenerationJobSpec(
         model=model,
-        prompts=tuple(_prompt_spec(request, number) for number in range(len(prompts))),
+        prompts=tuple(_prompt_spec(number, prompt) for number, prompt in enumerate(prompts)),
         variants=tuple(_binding(number, variant) for number, variant in enumerate(variants)),
         common=common,
+        negative_tokens=_inline_tokens(request.negative_prompt, ("body", "negative_prompt")),
         webhook=request.webhook.url if request.webhook else None,
     )
+    _check_placeholders(spec, request.negative_prompt)
     try:
         job = JobRequest(
             kind="generation",
@@ -136,10 +143,48 @@ def _common_fields(request: GenerationJobRequest) -> dict[str, JsonValue]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _prompt_spec(request: GenerationJobRequest, number: int) -> PromptSpec:
-    prompt = request.prompts[number]
-    text = f"{prompt} {request.negative_prompt}"
-    return PromptSpec(prompt=prompt, tokens=inline_tokens(text, {}, ("body", "prompts", number)))
+def _prompt_spec(number: int, prompt: str) -> PromptSpec:
+    return PromptSpec(prompt=prompt, tokens=_inline_tokens(prompt, ("body", "prompts", number)))
+
+
+def _inline_tokens(text: str, place: tuple[str | int, ...]) -> dict[str, str]:
+    tokens = inline_tokens(text, {}, place)
+    if len(tokens) > MAX_TOKENS:
+        raise invalid_request(
+            place, f"names {len(tokens)} tokens, and an image has at most {MAX_TOKENS}: name fewer"
+        )
+    return tokens
+
+
+def _check_placeholders(spec: GenerationJobSpec, negative_prompt: str) -> None:
+    """Refuse images that an engine would refuse later, which is known without a model."""
+    negative = set(_MENTION.findall(negative_prompt))
+    mentions = [set(_MENTION.findall(each.prompt)) for each in spec.prompts]
+    for number, variant in enumerate(spec.variants):
+        bound = {**spec.negative_tokens, **variant.tokens}
+        _check_bound(negative, {*bound, *variant.blends}, number, ("body", "negative_prompt"))
+        for index, prompt in enumerate(spec.prompts):
+            place = ("body", "prompts", index)
+            tokens = bound.keys() | prompt.tokens.keys()
+            _check_bound(mentions[index], tokens | variant.blends.keys(), number, place)
+            if len(tokens - variant.blends.keys()) > MAX_TOKENS:
+                raise invalid_request(
+                    place,
+                    f"has {len(tokens)} tokens with variant {number} and the negative prompt, and "
+                    f"an image has at most {MAX_TOKENS}: use fewer",
+                )
+
+
+def _check_bound(
+    mentioned: set[str], bound: set[str], variant: int, place: tuple[str | int, ...]
+) -> None:
+    if unbound := sorted(mentioned - bound):
+        names = ", ".join(sorted(bound)) or "none"
+        raise invalid_request(
+            place,
+            f"uses {unbound[0]}, which stands for no token in variant {variant}, where there are: "
+            f"{names[:200]}; bind it, or leave out < and >",
+        )
 
 
 def _binding(number: int, variant: VariantRequest) -> TokenBinding:

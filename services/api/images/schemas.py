@@ -193,7 +193,7 @@ class ImageGenerationRequest(SamplingRequest):
     moderation: _IgnoredText | None = Field(default=None, description="Ignored.")
     complexity: _IgnoredText | None = Field(default=None, description="Ignored.")
     output_compression: int | None = Field(
-        default=None, description="Ignored: PNG has no such setting."
+        default=None, ge=0, le=100, description="Ignored: PNG has no such setting."
     )
     user: _IgnoredText | None = Field(default=None, description="Ignored, and not stored.")
     safety_identifier: _IgnoredText | None = Field(

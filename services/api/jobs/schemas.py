@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
-from services.contracts.jobs import Counts, ItemState, JobState, Kind, WireModel
+from services.contracts.jobs import CONTROL, PRINTABLE, Counts, ItemState, JobState, Kind, WireModel
 from services.contracts.models import ServedModels, model_of
 from services.ledger.queries import ItemView, JobView
 from services.ledger.workers import ItemProgress
@@ -61,8 +61,10 @@ IdCursor = Annotated[
 PageLimit = Annotated[
     int, Query(ge=1, le=200, description="The maximum number of entries on the page.")
 ]
-TagName = Annotated[str, StringConstraints(pattern=r"^[^:\x00-\x1f\x7f]{1,100}$")]
-TagValue = Annotated[str, StringConstraints(max_length=200)]
+TagName = Annotated[
+    str, StringConstraints(min_length=1, max_length=100, pattern=f"^[^:{CONTROL}]*$")
+]
+TagValue = Annotated[str, StringConstraints(max_length=200, pattern=PRINTABLE)]
 
 
 def example(value: Mapping[str, Any]) -> ConfigDict:

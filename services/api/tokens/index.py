@@ -13,7 +13,7 @@ from services.contracts.jobs import ItemState
 from services.errors import DamagedRecordError, DeletedError, UnknownJobError
 from services.ledger import aliases
 from services.ledger.ids import is_job_id, is_token_id, parse_token_id, token_id
-from services.ledger.jobs import read_job, read_spec
+from services.ledger.jobs import read_header, read_job
 from services.ledger.keys import ItemRef, JobKeys, jobs_folder
 from services.ledger.ledger import Ledger
 from services.ledger.records import JobRecord, ResultRecord, unpack_result
@@ -165,14 +165,17 @@ class TokenIndex:
                 for index in range(after + 1, record.count)
                 if states.state(index) is ItemState.SUCCEEDED
             ][:limit]
-            spec = read_spec(self._ledger, keys) if items else None
+            if not items:
+                return []
+            named = read_header(self._ledger, keys).read_items(
+                self._ledger, [item.index for item in items]
+            )
         except _GONE:
             return []
 
         def read(item: ItemRef) -> IndexedToken | None:
-            assert spec
             token = token_id(job, item.round, item.index)
-            alias = spec.item(item.index).name
+            alias = named[item.index].name
             return read_indexed_token(self._ledger, self._tenant, token, alias, record)
 
         return [token for token in self._ledger.gather(read, items) if token]

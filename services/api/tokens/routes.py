@@ -22,7 +22,7 @@ from services.api.tokens.index import TokenIndex, read_indexed_token
 from services.errors import UnknownJobError
 from services.ledger import deletion
 from services.ledger.ids import parse_token_id
-from services.ledger.jobs import read_spec
+from services.ledger.jobs import read_header
 from services.ledger.keys import JobKeys
 from services.ledger.queries import read_token
 
@@ -135,9 +135,9 @@ def get_token(principal: CurrentPrincipal, state: AppStateDep, token: TokenId) -
     """Return a token and its manifest: which model it belongs to and how it was trained."""
     stored = read_token(state.ledger, principal.tenant, token)
     job, _, index = parse_token_id(token)
-    spec = read_spec(state.ledger, JobKeys(principal.tenant, job))
-    alias = spec.item(index).name
-    indexed = read_indexed_token(state.ledger, principal.tenant, token, alias, spec.record)
+    header = read_header(state.ledger, JobKeys(principal.tenant, job))
+    alias = header.read_items(state.ledger, [index])[index].name
+    indexed = read_indexed_token(state.ledger, principal.tenant, token, alias, header.record)
     if indexed is None:  # It was deleted since it was read above.
         raise UnknownJobError(f"{principal.tenant} has no token {token}")
     return TokenWithManifest(

@@ -1,13 +1,17 @@
 """Schemas of requests for training jobs."""
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from pydantic import ConfigDict, Field, JsonValue, model_validator
 
+from dti_engine.images.bundles.members import collision_key
+from dti_engine.images.bundles.reader import DESCRIPTION
+from dti_engine.images.decode import SUFFIXES
 from services.api.jobs.schemas import BaseJobRequest
-from services.contracts.jobs import MAX_ITEMS, Label
-from services.contracts.training import Digest, TrainingItem
+from services.contracts.jobs import MAX_ITEMS, PRINTABLE, Label
+from services.contracts.training import Digest, TrainingItem, default_placeholder
 
 SUBJECT: Mapping[str, Any] = {
     "id": "rex",
@@ -44,8 +48,40 @@ class Subject(TrainingItem):
     id: str = Field(
         min_length=1,
         max_length=200,
+        pattern=PRINTABLE,
         description="Your own id, unique in the job; it becomes the token's alias.",
     )
+
+    @model_validator(mode="after")
+    def _images_can_be_loaded(self) -> "Subject":
+        # A worker would refuse the same later, whatever the images show.
+        names = [image.name for image in self.images]
+        # Only bundle.json can tell the rest, such as which of the files are masks.
+        if not names or DESCRIPTION in names:
+            return self
+        if others := [name for name in names if PurePath(name).suffix.lower() not in SUFFIXES]:
+            raise ValueError(
+                f"image {others[0]!r} must end with .jpg, .jpeg, .png or .webp: rename or remove it"
+            )
+        if len({collision_key(name) for name in names}) < len(names):
+            raise ValueError("two images have names that are one on some systems: rename one")
+        if len({image.sha256 for image in self.images}) < len(names):
+            raise ValueError("two images are the same file: remove one")
+        if self.initializer is None:
+            raise ValueError(
+                "there is no initializer: give one, the nearest common word, such as dog"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_placeholder(self) -> "Subject":
+        # A bundle.json may give the placeholder as well.
+        has_description = self.bundle or DESCRIPTION in [image.name for image in self.images]
+        if not (has_description or self.placeholder or default_placeholder(self.id)):
+            raise ValueError(
+                f"no placeholder can be made of the id {self.id!r}: give one, such as <rex>"
+            )
+        return self
 
     @property
     def work(self) -> dict[str, JsonValue]:
@@ -80,7 +116,9 @@ class TrainingJobRequest(BaseJobRequest):
     model: Label | None = Field(
         default=None, description="A model of GET /v1/models; the first one by default."
     )
-    recipe: str | None = Field(default=None, description="The recipe; the model's own by default.")
+    recipe: str | None = Field(
+        default=None, max_length=100, description="The recipe; the model's own by default."
+    )
     overrides: dict[str, JsonValue] = Field(
         default={},
         max_length=100,

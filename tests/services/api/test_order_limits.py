@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 
+from services.api.jobs.schemas import JOB
+from services.contracts.generation import build_image_spec
 from services.contracts.models import ServedModel
+from services.ledger.ids import token_id
+from services.ledger.jobs import read_spec
+from services.ledger.keys import JobKeys
+from services.storage.interface import Object
 from services.storage.memory import MemoryStore
 
 ONE = {"id": "rex", "bundle": "4c" * 32}
@@ -132,3 +138,120 @@ def test_a_tenants_limit_of_bytes_is_that_of_the_stored_job(site: Any) -> None:
     assert "bytes as it is stored" in refused.json()["detail"]
     assert site.order_of({"prompts": ["a dog"], "seeds": {"count": 500}}).status_code == 422
     assert site.submit(body, "other").status_code == 202
+
+
+def _token(number: int) -> str:
+    return f"<{token_id(JOB, 0, number)}>"
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "told"),
+    [
+        # 54 KB of JSON, which became an object of 84 MB.
+        ({"prompts": ["a"] * 10_000, "negative_prompt": 102}, "#/negative_prompt", "102 tokens"),
+        ({"prompts": ["a", 17]}, "#/prompts/1", "names 17 tokens"),
+        ({"prompts": [9], "negative_prompt": (100, 108)}, "#/prompts/0", "17 tokens with"),
+        (
+            {"prompts": [16], "variants": [{}, {"tokens": {"<x>": "rex"}}]},
+            "#/prompts/0",
+            "17 tokens with variant 1",
+        ),
+    ],
+)
+def test_an_image_of_more_than_sixteen_tokens_is_refused_when_its_job_is_made(
+    module_site: Any, body: dict[str, Any], pointer: str, told: str
+) -> None:
+    def text(value: Any) -> str:
+        first, end = value if isinstance(value, tuple) else (0, value)
+        return value if isinstance(value, str) else "".join(map(_token, range(first, end)))
+
+    order = body | {"prompts": [text(prompt) for prompt in body["prompts"]]}
+    order["negative_prompt"] = text(body.get("negative_prompt", ""))
+    before = _keys(module_site.store)
+    answer = module_site.order_of(order)
+    assert answer.status_code == 422, answer.text
+    [found] = answer.json()["errors"]
+    assert found["pointer"] == pointer
+    assert told in found["detail"]
+    assert _keys(module_site.store) == before
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"prompts": ["a dog", "a <rex>"]}, "#/prompts/1"),
+        ({"prompts": ["a dog"], "negative_prompt": "a <rex>"}, "#/negative_prompt"),
+        ({"prompts": ["a <Rex>"], "placeholder": "<rex>", "tokens": ["rex"]}, "#/prompts/0"),
+        (
+            {
+                "prompts": ["a <rex>"],
+                "variants": [{"tokens": {"<rex>": "rex"}}, {"tokens": {"<tom>": "rex"}}],
+            },
+            "#/prompts/0",
+        ),
+    ],
+)
+def test_a_placeholder_that_stands_for_nothing_is_refused_when_its_job_is_made(
+    module_site: Any, body: dict[str, Any], pointer: str
+) -> None:
+    answer = module_site.order_of(body)
+    assert answer.status_code == 422, answer.text
+    [found] = answer.json()["errors"]
+    assert found["pointer"] == pointer
+    assert "stands for no token in variant" in found["detail"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prompts": ["a"] * 10_000, "negative_prompt": " ".join(map(_token, range(16)))},
+        {"prompts": [f"a {number} " + "b" * 990 for number in range(1000)]},
+        {
+            "prompts": ["a <x>"],
+            "variants": [{"tokens": {"<x>": f"rex-{number}"}} for number in range(2000)],
+        },
+        {"prompts": ["a"], "seeds": {"count": 10_000}},
+    ],
+)
+def test_the_stored_job_is_proportional_to_its_request_and_its_items(
+    new_site: Any, body: dict[str, Any]
+) -> None:
+    site = new_site()
+    answer = site.order_of(body)
+    assert answer.status_code == 202, answer.text
+    size = len(site.store.read(JobKeys("acme", answer.json()["job"]).spec).body)
+    assert size < 3 * len(json.dumps(body)) + 200 * answer.json()["count"] + 20_000
+
+
+def test_tokens_in_a_negative_prompt_reach_each_image(site: Any) -> None:
+    negative = f"a {_token(7)}"
+    job = site.order({"prompts": ["a dog", f"a {_token(8)}"], "negative_prompt": negative})
+    spec = read_spec(site.ledger, JobKeys("acme", job))
+    images = [build_image_spec(spec.item(index).work, spec.shared) for index in range(2)]
+    assert [sorted(image.tokens) for image in images] == [[_token(7)], [_token(7), _token(8)]]
+
+
+def test_a_page_of_items_reads_a_part_of_the_spec(new_site: Any) -> None:
+    store = WatchedStore()
+    site = new_site(store)
+    bodies = [str(number) + "x" * 2000 for number in range(1000)]
+    job = site.order({"prompts": bodies})
+    store.bytes_read = 0
+    page = site.get(f"/v1/generation-jobs/{job}/items?cursor=450&limit=3").json()["items"]
+    assert [item["id"][:8] for item in page] == ["0450-450", "0451-451", "0452-452"]
+    assert store.bytes_read < 100_000
+    last = site.get(f"/v1/generation-jobs/{job}/items/999").json()
+    assert last["id"].startswith("0999-999")
+    site.ask("DELETE", f"/v1/generation-jobs/{job}")
+    assert site.get(f"/v1/generation-jobs/{job}/items").status_code == 410
+
+
+class WatchedStore(MemoryStore):
+    """A store that counts the bytes that are read from it."""
+
+    bytes_read = 0
+
+    def read(self, key: str, *, start: int = 0, length: int | None = None) -> Object:
+        found = super().read(key, start=start, length=length)
+        self.bytes_read += len(found.body)
+        return found

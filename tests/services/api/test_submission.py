@@ -54,6 +54,7 @@ def test_workers_get_the_settings_of_the_request(site: Any) -> None:
         "consent": {"attested_by": "a", "basis": "b", "expires_at": "2999-01-01T00:00:00Z"},
         "training": {"seed": 7, "steps": 50},
         "placeholder": "<ada>",
+        "initializer": "woman",
     }
     answer = site.submit({"subjects": [subject], "overrides": {"lr": 0.1}, "validation_images": 2})
     spec = read_spec(site.ledger, JobKeys("acme", answer.json()["job"]))

@@ -154,3 +154,77 @@ def test_unknown_jobs_and_items_are_not_found(site: Any, job: str) -> None:
         answer = site.ask(method, _path(job, rest))
         assert answer.status_code == 404, (method, rest, answer.text)
     assert site.get(_path(site.make("rex"), "/items/1")).status_code == 404
+
+
+def _files(*names: str) -> dict[str, Any]:
+    images = [{"name": name, "sha256": f"{number:064x}"} for number, name in enumerate(names)]
+    return {"id": "rex", "images": images, "initializer": "dog"}
+
+
+@pytest.mark.parametrize(
+    ("subject", "told"),
+    [
+        (_files("a.jpg", "notes.txt"), "image 'notes.txt' must end with .jpg"),
+        (_files("a.jpg", "A.JPG"), "names that are one on some systems"),
+        (
+            _files()
+            | {"images": [{"name": name, "sha256": "0" * 64} for name in ("a.png", "b.png")]},
+            "two images are the same file",
+        ),
+        (_files("a.jpg") | {"initializer": None}, "there is no initializer"),
+        (_files("a.jpg") | {"id": "\u732b"}, "no placeholder can be made of the id"),
+    ],
+)
+def test_what_a_worker_would_refuse_without_its_images_is_refused_when_the_job_is_made(
+    module_site: Any, subject: dict[str, Any], told: str
+) -> None:
+    answer = module_site.submit({"subjects": [subject]})
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["errors"][0]["pointer"] == "#/subjects/0"
+    assert told in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        _files("a.jpg", "b.webp"),
+        _files("a.jpg", "mask.dat", "bundle.json") | {"initializer": None, "id": "\u732b"},
+        {"id": "\u732b", "bundle": "0" * 64},
+    ],
+)
+def test_what_a_bundle_json_may_still_tell_is_left_to_the_worker(
+    module_site: Any, subject: dict[str, Any]
+) -> None:
+    assert module_site.submit({"subjects": [subject]}).status_code == 202
+
+
+CONTROLS = ["\x00", "\n", "\x1b", "\x7f", "\x9b", "\u061c", "\u200f", "\u2028", "\u202e", "\u2066"]
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_names_have_no_control_and_no_bidirectional_characters(
+    module_site: Any, control: str
+) -> None:
+    bad = f"a{control}b"
+    one = {"id": "rex", "bundle": "0" * 64}
+    consent = {"attested_by": "a", "basis": "b"}
+    for body in (
+        {"subjects": [one | {"id": bad}]},
+        {"subjects": [one | {"initializer": bad}]},
+        {"subjects": [_files(f"{bad}.jpg")]},
+        {"subjects": [one | {"consent": consent | {"attested_by": bad}}]},
+        {"subjects": [one | {"consent": consent | {"basis": bad}}]},
+        {"subjects": [one], "tags": {bad: "x"}},
+        {"subjects": [one], "tags": {"x": bad}},
+    ):
+        assert module_site.submit(body).status_code == 422, body
+    assert module_site.generate(tokens={"<rex>": bad}).status_code == 422
+    job = {"prompts": ["a <x>"], "placeholder": "<x>", "tokens": [bad]}
+    assert module_site.order_of(job).status_code == 422
+
+
+def test_names_may_be_written_in_any_script(module_site: Any) -> None:
+    for name in ("\u732b", "M\u00fcller & Co.", "\u05d0\u05d1", "\U0001f469\u200d\U0001f680 a"):
+        subject = {"id": name, "bundle": "0" * 64}
+        tags = {"name": name, name.replace(":", ""): "x"}
+        assert module_site.submit({"subjects": [subject], "tags": tags}).status_code == 202
