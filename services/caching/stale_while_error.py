@@ -90,6 +90,15 @@ class StaleWhileErrorCache(Generic[V]):
             if was_read_here or self._clock() < entry.fresh_until:
                 return entry
 
+    def forget_old(self) -> None:
+        """Drop entries that are too old to be served in any case."""
+        oldest = self._clock() - self._max_stale_s
+        with self._lock:
+            for entries in (self._found, self._unknown):
+                old = [name for name, entry in entries.items() if entry.read_at < oldest]
+                for name in old:
+                    del entries[name]
+
     def _lookup(self, name: str) -> CacheEntry[V] | None:
         with self._lock:
             return self._found.get(name) or self._unknown.get(name)

@@ -52,6 +52,7 @@ def open_engine(spec: EngineSpec) -> Engine:
         backbone.compile()
     store = InstrumentedStore(open_store(spec.store, **S3_DEFAULTS))
     tokens = TokenCache(Ledger.open(store), ModelSignature.of(backbone))
+    tokens.forget_in_background()
     shapes = _compiled_shapes(generation.batch_size or MAX_BATCH_SIZE) if generation.compile else ()
     batch_size = generation.batch_size or calibrate_batch_size(backbone, shapes=shapes)
     settings = BatchSchedulerSettings(

@@ -8,7 +8,8 @@ exists. Its age, counted from the last confirmation, decides what a lookup does 
     up to 60 s   revalidate it first; if the store does not answer soon, use it all the same
     later        revalidate it first; if the store does not answer, fail
 
-A token that turns out to be deleted is dropped, and the watchers of the cache are notified.
+A token that turns out to be deleted is dropped, and the watchers of the cache are notified. So is a
+token that was not used for 5 minutes: it may have been erased, and no lookup would find that out.
 """
 
 import threading
@@ -57,12 +58,15 @@ class TokenLifetimes:
     """The time between two requests to an unavailable store."""
     unknown_s: float = 2
     """How long an unknown token stays unknown. Other errors, which last, are kept for `fresh_s`."""
-    unused_s: float = 3600
-    """A token that is not used for this long is dropped, because it may have been deleted."""
+    unused_s: float = 300
+    """A token that is not used for this long is dropped, because it may have been erased."""
 
 
 CAPACITY_BYTES = 2 * 2**30
 """Room for more than 100,000 tokens of SDXL."""
+
+FORGET_INTERVAL_S = 60.0
+"""The time between two looks for what was not used for a while."""
 
 _THREADS = 4
 """Threads that revalidate: as many as a store keeps connections for urgent requests."""
@@ -118,6 +122,7 @@ class TokenCache:
         """Tokens by tenant and digest: one that is evicted while in use is found here again."""
         self._watchers: list[Callable[[Key], None]] = []
         self._breaker = CircuitBreaker(lifetimes.retry_s, clock)
+        self._closed = threading.Event()
 
     @property
     def num_tokens(self) -> int:
@@ -150,8 +155,27 @@ class TokenCache:
         """Return whether the last lookup of a token found it deleted or otherwise unusable."""
         return (tenant, token) in self._errors
 
+    def forget_unused(self) -> None:
+        """Drop tokens and aliases that were not used for a while."""
+        with self._lock:
+            unused = [key for key, _ in self._entries.expire()]
+            self._report_size()
+        for key in unused:
+            self._notify(key)
+        self._aliases.forget_old()
+
+    def forget_in_background(self) -> None:
+        """Call `forget_unused` every minute, on a thread of its own, until the cache is closed."""
+
+        def run() -> None:
+            while not self._closed.wait(FORGET_INTERVAL_S):
+                self.forget_unused()
+
+        threading.Thread(target=run, name="forget", daemon=True).start()
+
     def close(self) -> None:
-        """Stop revalidating in the background."""
+        """Stop revalidating and forgetting in the background."""
+        self._closed.set()
         self._flights.close()
 
     def _find(self, tenant: str, token: str) -> CachedToken:
@@ -256,9 +280,12 @@ class TokenCache:
 
     def _store(self, key: Key, entry: _TokenEntry) -> None:
         with self._lock:
+            unused = [each for each, _ in self._entries.expire()]
             self._entries.put(key, entry)
             self._errors.discard(key)
             self._report_size()
+        for each in unused:
+            self._notify(each)
 
     def _drop(self, key: Key, error: DTIError) -> None:
         """Remove a token, and remember its error for a while."""
@@ -269,6 +296,9 @@ class TokenCache:
             self._entries.pop(key, None)
             self._errors.add(key, error, ttl_s)
             self._report_size()
+        self._notify(key)
+
+    def _notify(self, key: Key) -> None:
         # Outside of the lock: a watcher has a lock of its own, under which it looks tokens up.
         for on_drop in self._watchers:
             on_drop(key)

@@ -210,6 +210,10 @@ class AliasLookup:
             )
         return token
 
+    def forget_old(self) -> None:
+        """Forget aliases that have not been looked up for a while."""
+        self._newest.forget_old()
+
     def _read(self, name: str) -> str | None:
         tenant, _, alias = name.partition("/")
         mismatch: ArtifactMismatchError | None = None

@@ -122,7 +122,7 @@ def test_a_deletion_takes_effect_within_30_seconds(anywhere: Any, delete: str) -
 def test_a_token_in_use_costs_a_request_without_a_body_every_30_seconds(anywhere: Any) -> None:
     token, cache = anywhere.learn(), anywhere.cache()
     learned = cache.get("acme", token).learned
-    for seconds in (14, 30, 300):  # from the first time; 30 and 300 since the last
+    for seconds in (14, 30, 200):  # from the first time; 30 and 200 since the last
         anywhere.seconds += seconds
         assert cache.get("acme", token).learned is learned
     assert anywhere.reads() == ["read", "head", "head"]
@@ -236,12 +236,33 @@ def test_a_store_that_hangs_delays_one_lookup_by_the_confirm_timeout(in_memory: 
         release.set()
 
 
-def test_a_token_unused_for_an_hour_is_not_kept(in_memory: Any) -> None:
-    old, new, cache = in_memory.learn(), in_memory.learn("bo"), in_memory.cache()
-    cache.get("acme", old)
-    in_memory.seconds += 3601
-    cache.get("acme", new)
-    assert not _has(cache, old)
+def test_an_engine_forgets_what_was_erased_although_nobody_asks_for_it(in_memory: Any) -> None:
+    token, other, cache = in_memory.learn("canary"), in_memory.learn("bo"), in_memory.cache()
+    dropped = list[tuple[str, str]]()
+    cache.watch(dropped.append)
+    cache.get("acme", "canary")
+    delete_token(in_memory.elsewhere, "acme", token)
+    for _ in range(6):
+        in_memory.seconds += 60
+        cache.get("acme", other)
+        cache.forget_unused()
+    assert not _has(cache, token)
+    assert ("acme", token) in dropped
+    # In use all the time.
+    assert _has(cache, other)
+    assert not cache._aliases._newest._found  # pyright: ignore[reportPrivateUsage]
+
+
+def test_a_cache_forgets_by_itself_until_it_is_closed(
+    in_memory: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.inference.tokens.cache.FORGET_INTERVAL_S", 0.005)
+    token, cache = in_memory.learn(), in_memory.cache()
+    cache.forget_in_background()
+    cache.get("acme", token)
+    in_memory.seconds += 301
+    eventually(lambda: cache.num_tokens == 0)
+    cache.close()
 
 
 @pytest.mark.parametrize("body", [b"", b"damaged", b'{"type":"result"}\nx'])
