@@ -8,7 +8,7 @@ from helm.values.base import FreeMap, Section
 class Monitor(Section):
     """The values that a ServiceMonitor and a PodMonitor have in common."""
 
-    labels: FreeMap = Field(
+    labels: dict[str, str] = Field(
         default={}, description="labels by which a Prometheus selects the object, if it does"
     )
     interval: str = Field(
@@ -38,7 +38,7 @@ class Rules(Section):
     """
 
     enabled: bool = Field(default=False, description="make the PrometheusRule with alerts")
-    labels: FreeMap = Field(
+    labels: dict[str, str] = Field(
         default={}, description="labels by which a Prometheus selects the object, if it does"
     )
     disabled: list[str] = Field(default=[], description="alerts to leave out, by name")
@@ -53,10 +53,10 @@ class Dashboards(Section):
     """Dashboards of Grafana, as ConfigMaps that its sidecar finds."""
 
     enabled: bool = Field(default=False, description="make the ConfigMaps with dashboards")
-    labels: FreeMap = Field(
+    labels: dict[str, str] = Field(
         default={"grafana_dashboard": "1"}, description="labels that the sidecar looks for"
     )
-    annotations: FreeMap = Field(
+    annotations: dict[str, str] = Field(
         default={}, description="annotations, such as the folder of the dashboards"
     )
 

@@ -25,12 +25,12 @@ _MAX_RELEASES = 8
 
 def end_attempt(
     ledger: Ledger, keys: JobKeys, item: ItemRef, number: int, cause: Cause, reason: str
-) -> None:
-    """Record that an attempt ended without a result, unless its end is recorded already."""
+) -> bool:
+    """Record that an attempt ended without a result, and return whether no end was recorded yet."""
     record = EndedRecord(nonce=ledger.ids.nonce(), cause=cause, reason=shorten_reason(reason))
-    # Its answer does not matter. The worker and several supervisors may find different causes; the
-    # first one that is written stands for all.
-    ledger.create_once(keys.attempt_end(item, number), pack(record))
+    # The worker and several supervisors may find different causes; the first one that is written
+    # stands for all.
+    return bool(ledger.create_once(keys.attempt_end(item, number), pack(record)))
 
 
 def read_attempt_ends(

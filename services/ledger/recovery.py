@@ -10,7 +10,9 @@ tombstone, so that doing it twice does it once.
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Literal
 
+from services import metrics
 from services.contracts.jobs import Counts, ItemState
 from services.errors import DamagedRecordError, DeletedError, UnknownJobError
 from services.ledger import uploads
@@ -72,6 +74,9 @@ def recover_job(
         if state:
             states.final.record(item, state)
             states.newly_ended += 1
+            # An item that no worker has had: a worker counts the subjects that end with it.
+            if latest is None and job.kind == "training":
+                metrics.current().count("dti_subjects_total", outcome=state)
     return states
 
 
@@ -91,11 +96,11 @@ def _end_if_orphaned(
     live = workers.find_live(worker)
     if live is None and workers.has_released(worker):
         reason = f"worker {worker} has ended without it"
-        end_attempt(ledger, keys, item, latest.number, "released", reason)
+        _end_attempt(ledger, keys, item, latest, "released", reason)
         return True
     if live is None:
         reason = f"worker {worker or '(unreadable)'} was killed, or did not renew its lease"
-        end_attempt(ledger, keys, item, latest.number, "lost", reason)
+        _end_attempt(ledger, keys, item, latest, "lost", reason)
         return True
     if live.has_attempt(keys, item, latest.number):
         return False
@@ -104,8 +109,21 @@ def _end_if_orphaned(
         return False
     # The worker lost the answer to its claim, so that it does not know of this attempt.
     reason = f"worker {worker} lives, but does not hold it"
-    end_attempt(ledger, keys, item, latest.number, "released", reason)
+    _end_attempt(ledger, keys, item, latest, "released", reason)
     return True
+
+
+def _end_attempt(
+    ledger: Ledger,
+    keys: JobKeys,
+    item: ItemRef,
+    latest: LatestAttempt,
+    cause: Literal["lost", "released"],
+    reason: str,
+) -> None:
+    """End an attempt, and count it unless its worker or another supervisor was faster."""
+    if end_attempt(ledger, keys, item, latest.number, cause, reason):
+        metrics.current().count("dti_attempts_total", cause=cause)
 
 
 def _end_item_if_exhausted(
@@ -125,7 +143,11 @@ def _end_item_if_exhausted(
     ends = read_attempt_ends(ledger, keys, item, latest.number)
     if count_failures(ends) < job.max_attempts:
         return None
-    return fail_exhausted(ledger, keys, item, ends)
+    state = fail_exhausted(ledger, keys, item, ends)
+    if ends[-1].cause == "lost" and state is ItemState.FAILED and job.kind == "training":
+        # The worker was killed, so that it could not count the subject.
+        metrics.current().count("dti_subjects_total", outcome=state)
+    return state
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import json
 import subprocess
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ class Rendered:
     def __init__(self, text: str, error: str) -> None:
         self.text = text
         self.error = " ".join(error.split())
-        loaded = yaml.load_all(text, yaml.CSafeLoader)
-        self.objects: list[Object] = [each for each in loaded if each]
+
+    @cached_property
+    def objects(self) -> list[Object]:
+        return [each for each in yaml.load_all(self.text, yaml.CSafeLoader) if each]
 
     def find(self, kind: str, name: str = "") -> Object | None:
         """The one object of a kind whose name ends so."""
@@ -122,7 +125,7 @@ class Chart:
         given = dict(values or {})
         if store is not None and not files:
             given = {"store": store} | given
-        text = json.dumps(given)
+        text = json.dumps(given, sort_keys=True)
         if (key := f"{command} {text}") not in self._cache:
             done = subprocess.run(
                 [*command, "--values=-"], input=text, capture_output=True, text=True, timeout=60

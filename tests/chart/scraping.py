@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import os
 import re
+import shutil
 import subprocess
 import threading
 import time
@@ -13,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from chart.rendering import Object
+import pytest
+from chart.rendering import CHART, Object
 
 from services.metrics import Metric, Process, PrometheusMetrics
 
@@ -78,10 +81,11 @@ def served(text: str) -> Iterator[int]:
 
 
 def scrape_config(
-    monitor: Object, ports: Sequence[int], labels: Mapping[str, str] | None = None
+    monitor: Object, targets: Sequence[str], labels: Mapping[str, str] | None = None
 ) -> Object:
     """The scrape configuration that the Prometheus operator makes of a monitor.
 
+    targets: HOST:PORT of pods.
     labels: those of the pods.
     """
     spec = monitor["spec"]
@@ -96,7 +100,7 @@ def scrape_config(
         "metrics_path": endpoint["path"],
         "static_configs": [
             {
-                "targets": [f"127.0.0.1:{port}" for port in ports],
+                "targets": list(targets),
                 "labels": {"namespace": "prod"} | meta,
             }
         ],
@@ -107,6 +111,35 @@ def scrape_config(
 
 def _snake(relabeling: Mapping[str, Any]) -> dict[str, Any]:
     return {re.sub("[A-Z]", lambda c: "_" + c[0].lower(), k): v for k, v in relabeling.items()}
+
+
+SELECTOR = re.compile(r"\b(?:dti_|ray_|release\w*:|up\b)[\w:]*(?:\{[^}]*\})?")
+"""A selector of series in a query."""
+
+
+def panels() -> list[tuple[str, dict[str, Any]]]:
+    """The queries of all dashboards, each with the title of its panel."""
+    return [
+        (f"{path.stem}: {panel['title']}", target)
+        for path in sorted(CHART.glob("files/dashboards/*.json"))
+        for panel in json.loads(path.read_text())["panels"]
+        for target in panel["targets"]
+    ]
+
+
+def query_of(target: Mapping[str, Any]) -> str:
+    """The query of a panel, for all namespaces and releases."""
+    expression = target["expr"].replace("$__rate_interval", "1m")
+    return re.sub(r"\$(namespace|release)", ".*", expression)
+
+
+def prometheus_program() -> str:
+    """The path of Prometheus. Skips the test if there is none."""
+    promtool = os.environ.get("DTI_TEST_PROMTOOL") or shutil.which("promtool") or ""
+    binary = shutil.which("prometheus", path=str(Path(promtool).parent))
+    if not binary:
+        pytest.skip("there is no prometheus beside DTI_TEST_PROMTOOL or the promtool on the PATH")
+    return binary
 
 
 class Prometheus:

@@ -80,6 +80,7 @@ def test_an_unknown_key_is_refused_and_the_allowed_ones_named(
         ({"inference": {"upgradeStrategy": "Rolling"}}, "upgradeStrategy", "^(NewCluster|None)$"),
         ({"training": {"workerGroups": {"A100": {}}}}, "A100", "^[a-z]([-a-z0-9]{0,28}[a-z0-9])?$"),
         ({"modelCache": {"claim": {"size": "much"}}}, "size", "^[0-9]+"),
+        ({"monitoring": {"rules": {"labels": {"tier": 1}}}}, "tier", "string"),
         ({"image": {"api": {"digest": "sha256:1"}}}, "digest", "sha256:[0-9a-f]{64}"),
     ],
 )
@@ -250,6 +251,22 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a label of all objects that the chart sets": (
         {"commonLabels": {"helm.sh/chart": "mine"}},
         ["commonLabels has helm.sh/chart", "leave it out"],
+    ),
+    **{
+        f"a label of monitoring.{name} that the chart sets": (
+            {"monitoring": {name: {"enabled": True, "labels": {f"app.kubernetes.io/{key}": "x"}}}},
+            [f"monitoring.{name}.labels has app.kubernetes.io/{key}", "leave it out"],
+        )
+        for name, key in (
+            ("podMonitor", "name"),
+            ("serviceMonitor", "instance"),
+            ("rules", "component"),
+            ("dashboards", "managed-by"),
+        )
+    },
+    "an annotation of pods that the chart sets": (
+        {"api": {"podAnnotations": {"checksum/models": "mine"}}},
+        ["api.podAnnotations has checksum/models", "leave it out"],
     ),
     "a label of pods that the chart sets": (
         {"allPods": {"podLabels": {"app.kubernetes.io/name": "mine"}}},

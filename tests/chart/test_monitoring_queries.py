@@ -5,22 +5,33 @@ processes and Ray export them.
 """
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from chart.rendering import CHART, Chart, Rendered
-from chart.scraping import RECORDED, Prometheus, page, prometheus, ray_page, scrape_config, served
+from chart.scraping import (
+    RECORDED,
+    SELECTOR,
+    Prometheus,
+    page,
+    panels,
+    prometheus,
+    prometheus_program,
+    query_of,
+    ray_page,
+    scrape_config,
+    served,
+)
 
 from services.local.service import free_port
+
+pytestmark = pytest.mark.slow
 
 VALUES = {
     "monitoring": {
@@ -31,17 +42,7 @@ VALUES = {
 }
 
 
-def _panels() -> list[tuple[str, dict[str, Any]]]:
-    return [
-        (f"{path.stem}: {panel['title']}", target)
-        for path in sorted(CHART.glob("files/dashboards/*.json"))
-        for panel in json.loads(path.read_text())["panels"]
-        for target in panel["targets"]
-    ]
-
-
-PANELS = _panels()
-SELECTOR = re.compile(r"\b(?:dti_|ray_|release\w*:|up\b)[\w:]*(?:\{[^}]*\})?")
+PANELS = panels()
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,10 @@ def api_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         process.wait(20)
 
 
+def _local(port: int) -> str:
+    return f"127.0.0.1:{port}"
+
+
 def _wait_until_refused(url: str) -> None:
     end = time.monotonic() + 40
     while True:
@@ -80,10 +85,7 @@ def _wait_until_refused(url: str) -> None:
 def running(
     rendered: Rendered, api_port: int, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Prometheus]:
-    promtool = os.environ.get("DTI_TEST_PROMTOOL") or shutil.which("promtool") or ""
-    binary = shutil.which("prometheus", path=str(Path(promtool).parent))
-    if not binary:
-        pytest.skip("there is no prometheus beside DTI_TEST_PROMTOOL or the promtool on the PATH")
+    binary = prometheus_program()
     api = rendered.get("ServiceMonitor")
     dispatcher = rendered.get("PodMonitor", "-dispatcher")
     ray = rendered.get("PodMonitor", "-ray")
@@ -98,9 +100,9 @@ def running(
             binary,
             tmp_path_factory.mktemp("prometheus"),
             [
-                scrape_config(api, [api_port, full_api]),
-                scrape_config(dispatcher, [dispatcher_port]),
-                scrape_config(ray, [ray_port], labels),
+                scrape_config(api, [_local(api_port), _local(full_api)]),
+                scrape_config(dispatcher, [_local(dispatcher_port)]),
+                scrape_config(ray, [_local(ray_port)], labels),
             ],
             rendered.get("PrometheusRule")["spec"],
             free_port(),
@@ -182,8 +184,7 @@ def test_every_selector_of_the_rules_finds_series_that_have_the_labels(
 def test_a_panel_shows_series_with_the_labels_of_its_legend(
     running: Prometheus, target: dict[str, Any]
 ) -> None:
-    expression = target["expr"].replace("$__rate_interval", "1m")
-    expression = re.sub(r"\$(namespace|release)", ".*", expression)
+    expression = query_of(target)
     found = [each["metric"] for each in running.query(expression)]
     assert found, expression
     for label in re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]):

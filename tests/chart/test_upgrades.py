@@ -193,6 +193,7 @@ ENGINES_REPLACED: dict[str, tuple[Any, set[str]]] = {
     "models.other.generation.max_engines": (3, set()),
     "models.other.generation.min_engines": (0, set()),
     "models.other.slots": (3, set()),
+    "models.other.limits.max_image_steps": (30, set()),
     "models.other.recipe": ("miniature-fast", set()),
     "models.other.weights": ("OWNER/NAME", {"other"}),
     "models.other.generation.batch_size": (2, {"other"}),

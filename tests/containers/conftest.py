@@ -75,5 +75,6 @@ def values(node: Node, api_image: Image, ray_image: Image) -> Iterator[dict[str,
     client.create_bucket(Bucket="dti")
     node.secrets["dti-store"] = {name.upper(): value for name, value in key.items()}
     images = {"api": api_image.name, "ray": ray_image.name}
-    yield {"s3": {"settings": {"endpoint": endpoint}}, "image": image_values(images)}
+    settings = {"endpoint": endpoint, "addressing_style": "path", "region": "us-east-1"}
+    yield {"s3": {"settings": settings}, "image": image_values(images)}
     server.stop()

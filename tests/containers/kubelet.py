@@ -238,8 +238,7 @@ class Pod:
 
     def remove(self) -> None:
         """Kill all containers."""
-        for name in reversed(self._names):
-            call("rm", "--force", "--time=0", f"{self._id}-{name}")
+        call("rm", "--force", "--time=0", *(f"{self._id}-{name}" for name in reversed(self._names)))
 
     def _containers(self) -> list[Object]:
         return [*self.spec.get("initContainers", []), *self.spec["containers"]]

@@ -1,17 +1,21 @@
 """A release of the chart, whose pods are on one node, and a tenant of the service."""
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import httpx
 import yaml
 from chart.rendering import ROOT, Chart
+from chart.scraping import scrape_config
 from containers.kubelet import Node, Pod
 from containers.kuberay import (
     APPLICATIONS,
     DASHBOARD_PORT,
+    METRICS_PORT,
     Object,
     head_pod,
     head_service,
@@ -92,6 +96,34 @@ class Release:
         started = self.node.start("api", pod, host, {port["port"]: 8000})
         started.wait_for("api", "startupProbe", TIMEOUT_S)
         return started
+
+    def scrapes(self, pods: Mapping[str, Pod]) -> list[Object]:
+        """Return the scrape configurations of the rendered monitors, for pods by component."""
+        rendered = self.rendered
+        targets = {
+            name: [f"{pods[name].address}:{port}"]
+            for name, port in (
+                ("api", 8001),
+                ("dispatcher", 8001),
+                ("inference", METRICS_PORT),
+                ("training", METRICS_PORT),
+            )
+        }
+        ray = rendered.get("PodMonitor", "-ray")
+        return [
+            scrape_config(rendered.get("ServiceMonitor"), targets["api"]),
+            scrape_config(rendered.get("PodMonitor", "-dispatcher"), targets["dispatcher"]),
+            *(
+                # The operator adds these labels to those of the template.
+                scrape_config(
+                    ray,
+                    targets[name],
+                    rendered.pods()[f"{name} head"]["metadata"]["labels"]
+                    | {"ray.io/cluster": self.name(name), "ray.io/node-type": "head"},
+                )
+                for name in ("inference", "training")
+            ),
+        ]
 
     def start_dispatcher(self) -> Pod:
         """Start a pod of the dispatcher."""
@@ -195,6 +227,55 @@ class Tenant:
 
     def close(self) -> None:
         self._client.__exit__(None, None, None)
+
+
+class Load:
+    """Callers that request images, each as soon as it has the image before, while it is entered."""
+
+    def __init__(self, api: Pod, callers: int = 2) -> None:
+        self._key = api.container("api").execute("dti", "keys", "create", "load").split()[-1]
+        self.api = api
+        """The pod that new requests go to."""
+        self.images = 0
+        self.failures: list[str] = []
+        self._stopped = threading.Event()
+        self._threads = [threading.Thread(target=self._request) for _ in range(callers)]
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait_for_images(self, number: int) -> None:
+        """Wait for so many more images."""
+        wanted = self.images + number
+        wait_for(lambda: self.images >= wanted, lambda: "\n".join(self.failures), TIMEOUT_S)
+
+    def _request(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                answer = httpx.post(
+                    f"http://{self.api.address}:8000/v1/images/generations",
+                    json={"prompt": "a red dog", "seed": self.images, "steps": 6},
+                    headers={"Authorization": f"Bearer {self._key}"},
+                    timeout=TIMEOUT_S,
+                )
+            except httpx.HTTPError as error:
+                self.failures.append(repr(error))
+            else:
+                self.images += answer.status_code == 200
+                if answer.status_code != 200:
+                    self.failures.append(f"{answer.status_code}: {answer.text[:500]}")
 
 
 def trained_by(pod: Pod, container: str) -> set[int]:

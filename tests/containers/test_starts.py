@@ -5,8 +5,9 @@ server on the host. There is no Redis, no autoscaler and no hub of weights.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -37,27 +38,25 @@ profiles = pytest.mark.parametrize(
 
 
 class Starter:
-    """Starts the pods of profiles, each command with its environment once."""
+    """Starts the pods of profiles, each command with its environment once.
+
+    Equal commands of several profiles are started once, also if their credentials come from
+    different Secrets or from a service account.
+    """
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._seen: set[str] = set()
-        self._pods: list[Pod] = []
 
     def is_new(self, pod: Object | None) -> bool:
         """Return whether a pod has a command and an environment that has not been started yet."""
         if pod is None:
             return False
         containers = [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
-        fields = ("command", "args", "env", "envFrom")
-        key = json.dumps([[each.get(field) for field in fields] for each in containers])
+        key = json.dumps([_start_of(each) for each in containers])
         is_new = key not in self._seen
         self._seen.add(key)
         return is_new
-
-    def start(self, name: str, pod: Object) -> Pod:
-        self._pods.append(started := self._node.start(name, pod))
-        return started
 
     def start_all(self, release: Release) -> None:
         """Start whatever is new in a release, and wait until it works as far as it can."""
@@ -69,9 +68,15 @@ class Starter:
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             for each in [threads.submit(start, release) for start in starts]:
                 each.result()
-        for pod in self._pods:
+
+    @contextmanager
+    def _running(self, name: str, template: Object) -> Iterator[Pod]:
+        """Start a pod, and remove it at the end, because Ray is never idle."""
+        pod = self._node.start(name, template)
+        try:
+            yield pod
+        finally:
             pod.remove()
-        self._pods.clear()
 
     def _start_api(self, release: Release) -> None:
         """Start the API, and the pod of `helm test`, which needs it."""
@@ -80,17 +85,22 @@ class Starter:
         has_new_api = self.is_new(release.rendered.get("Deployment", "-api")["spec"]["template"])
         if not has_new_api and not has_new_test:
             return
-        self._pods.append(api := release.start_api())
+        api = release.start_api()
         for probe in ("readinessProbe", "livenessProbe"):
             api.wait_for("api", probe, TIMEOUT_S)
         assert answers(f"http://{api.address}:8001/metrics")
         assert not answers(f"http://{api.address}:8000/metrics")
-        if not has_new_test:
-            return
-        pod = self.start("test", test)
-        if len(test["spec"]["containers"][0]["args"]) == 1:
-            assert pod.wait_until_ended("test", TIMEOUT_S) == 0, pod.logs
-        else:
+        if has_new_test:
+            self._start_test(release, api)
+        api.remove()
+
+    def _start_test(self, release: Release, api: Pod) -> None:
+        """Start the pod of `helm test`, and wait until it has done what it can."""
+        template = release.rendered.get("Pod", "-test")
+        with self._running("test", template) as pod:
+            if len(template["spec"]["containers"][0]["args"]) == 1:
+                assert pod.wait_until_ended("test", TIMEOUT_S) == 0, pod.logs
+                return
             # Nobody trains the subject here.
             wait_for(
                 lambda: "job submitted" in api.container("api").log,
@@ -102,20 +112,20 @@ class Starter:
         """Start the dispatcher and the Jobs."""
         for name, template in release.rendered.pods().items():
             if name.endswith("-dispatcher") and self.is_new(template):
-                dispatcher = self.start("dispatcher", template)
-                dispatcher.wait_for("dispatcher", "livenessProbe", TIMEOUT_S)
-                assert answers(f"http://{dispatcher.address}:8001/metrics")
+                with self._running("dispatcher", template) as dispatcher:
+                    dispatcher.wait_for("dispatcher", "livenessProbe", TIMEOUT_S)
+                    assert answers(f"http://{dispatcher.address}:8001/metrics")
             elif name.startswith("Job ") and self.is_new(template):
                 self._start_job(template)
 
     def _start_job(self, template: Object) -> None:
         (container,) = template["spec"]["containers"]
-        pod = self.start(container["name"], template)
-        if container["name"] == "fetch":
-            begins = f"fetching {container['args'][0]}"
-            wait_for(lambda: begins in pod.logs, lambda: pod.logs, TIMEOUT_S)
-        else:
-            assert pod.wait_until_ended(container["name"], TIMEOUT_S) == 0, pod.logs
+        with self._running(container["name"], template) as pod:
+            if container["name"] == "fetch":
+                begins = f"fetching {container['args'][0]}"
+                wait_for(lambda: begins in pod.logs, lambda: pod.logs, TIMEOUT_S)
+            else:
+                assert pod.wait_until_ended(container["name"], TIMEOUT_S) == 0, pod.logs
 
     def _start_cluster(self, release: Release, component: str) -> None:
         """Start the head of a cluster, and a pod of each group that is new."""
@@ -129,19 +139,26 @@ class Starter:
         new_workers = [worker for worker in workers if self.is_new(worker)]
         if not self.is_new(head) and not new_workers:
             return
-        started = self.start(component, head)
-        self._node.hosts[head_service(name, NAMESPACE)] = started.address
-        started.wait_for("ray-head", "readinessProbe", TIMEOUT_S)
-        for number, worker in enumerate(new_workers):
-            pod = self.start(f"{component}-{number}", worker)
-            # The readiness probe of engines' nodes asks for an engine, too.
-            pod.wait_for("ray-worker", "livenessProbe", TIMEOUT_S)
-        if "initContainers" in head["spec"]:
-            supervisor = started.container("supervisor")
-            wait_for(
-                lambda: "connected to Ray" in supervisor.log, lambda: supervisor.log, TIMEOUT_S
-            )
-            started.wait_for("supervisor", "livenessProbe", TIMEOUT_S)
+        with self._running(component, head) as started:
+            self._node.hosts[head_service(name, NAMESPACE)] = started.address
+            started.wait_for("ray-head", "readinessProbe", TIMEOUT_S)
+            for number, worker in enumerate(new_workers):
+                with self._running(f"{component}-{number}", worker) as pod:
+                    # The readiness probe of engines' nodes asks for an engine, too.
+                    pod.wait_for("ray-worker", "livenessProbe", TIMEOUT_S)
+            if "initContainers" in head["spec"]:
+                supervisor = started.container("supervisor")
+                wait_for(
+                    lambda: "connected to Ray" in supervisor.log, lambda: supervisor.log, TIMEOUT_S
+                )
+                started.wait_for("supervisor", "livenessProbe", TIMEOUT_S)
+
+
+def _start_of(container: Object) -> list[Any]:
+    """Return command and environment of a container, apart from where its secrets come from."""
+    variables = ((each["name"], each.get("value")) for each in container.get("env", []))
+    environment = sorted(each for each in variables if not each[0].startswith("AWS_"))
+    return [environment, *(container.get(field) for field in ("command", "args", "envFrom"))]
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from interruptions import at_each_request
 
+from services import metrics
 from services.ledger.keys import ItemRef
 from services.ledger.submissions import cancel, retry
 
@@ -167,3 +168,31 @@ def test_rounds_are_in_the_rollup_and_without_it_the_same(harness: Any) -> None:
     assert harness.store.read(f"t/acme/jobs/{job}/rollup").body.count(b"\n") == 4
     harness.store.delete(f"t/acme/jobs/{job}/rollup")
     assert harness.counts(job) == before
+
+
+def test_ends_that_no_worker_has_counted_are_counted(harness: Any) -> None:
+    counted = metrics.PrometheusMetrics(process="supervisor")
+    metrics.use(counted)
+    harness.submit(1, max_attempts=1)
+    harness.claim(1)
+    harness.wait(100)  # The worker has died.
+    cancelled = harness.submit(2)
+    cancel(harness.ledger, "acme", cancelled)
+    harness.recover()
+    harness.recover()
+    text = counted.exposition()[0].decode()
+    assert 'dti_attempts_total{cause="lost"} 1.0' in text
+    assert 'dti_subjects_total{outcome="failed"} 1.0' in text
+    assert 'dti_subjects_total{outcome="cancelled"} 2.0' in text
+
+
+def test_an_end_that_a_worker_has_counted_is_not_counted_again(harness: Any) -> None:
+    counted = metrics.PrometheusMetrics(process="supervisor")
+    metrics.use(counted)
+    harness.submit(1, max_attempts=1)
+    (attempt,) = harness.claim(1)
+    attempt.fail("it broke")
+    harness.recover()
+    text = counted.exposition()[0].decode()
+    assert "dti_attempts_total{" not in text
+    assert "dti_subjects_total{" not in text

@@ -97,7 +97,7 @@
 {{- end }}
 {{- end }}
 
-{{/* Checks of labels that the chart sets itself: a key that stands twice makes the YAML invalid. */}}
+{{/* Checks of labels and annotations that the chart sets itself: a key that stands twice makes the YAML invalid. */}}
 {{- define "dti.checkLabels" -}}
 {{- $own := list "name" "instance" "component" }}
 {{- $given := dict "allPods.podLabels" .Values.allPods.podLabels "api.podLabels" .Values.api.podLabels "dispatcher.podLabels" .Values.dispatcher.podLabels }}
@@ -115,9 +115,20 @@
 {{- end }}
 {{- end }}
 {{- end }}
+{{- $given = dict "commonLabels" .Values.commonLabels }}
+{{- range $name := list "podMonitor" "serviceMonitor" "rules" "dashboards" }}
+{{- $_ := set $given (printf "monitoring.%s.labels" $name) (index $.Values.monitoring $name).labels }}
+{{- end }}
+{{- range $path, $labels := $given }}
 {{- range $key := list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" "app.kubernetes.io/version" "app.kubernetes.io/managed-by" "helm.sh/chart" }}
-{{- if hasKey ($.Values.commonLabels | default dict) $key }}
-- commonLabels has {{ $key }}, which the chart sets itself: leave it out, or set nameOverride to change app.kubernetes.io/name.
+{{- if hasKey ($labels | default dict) $key }}
+- {{ $path }} has {{ $key }}, which the chart sets itself: leave it out, or set nameOverride to change app.kubernetes.io/name.
+{{- end }}
+{{- end }}
+{{- end }}
+{{- range $path, $annotations := dict "allPods.podAnnotations" .Values.allPods.podAnnotations "api.podAnnotations" .Values.api.podAnnotations "dispatcher.podAnnotations" .Values.dispatcher.podAnnotations }}
+{{- if hasKey ($annotations | default dict) "checksum/models" }}
+- {{ $path }} has checksum/models, which the chart sets itself: leave it out, or give it another name.
 {{- end }}
 {{- end }}
 {{- end }}
