@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
-IMAGE_EXTRAS, TOOL_EXTRAS = ("engine", "ray"), ("dev", "docs")
+IMAGE_EXTRAS, TOOL_EXTRAS = ("engine", "ray", "heif"), ("dev", "docs")
 
 
 def main() -> None:

@@ -19,10 +19,15 @@ from dti_engine.images.bundles.members import (
 from dti_engine.images.bundles.reader import DESCRIPTION, read_contents
 from dti_engine.images.bundles.schema import BundleDescription, ImageNotes, parse
 from dti_engine.images.crops import mask_coverage
-from dti_engine.images.decode import SUFFIXES, SubjectImage
+from dti_engine.images.decode import SubjectImage
+from dti_engine.images.file_formats import READABLE, SUFFIXES, image_format
 
 _MAX_LINES = 50  # of an error message; `check_bundle` returns all findings
 _HASH_SIDE = 8
+_NESTED = (
+    f"in a nested folder; images lie beside {DESCRIPTION}, and only masks that it names may lie "
+    "deeper"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +94,7 @@ def check_bundle(
     """
     contents = read_contents(source, limits)
     description, errors = BundleDescription(), list(contents.errors)
+    strays = list[BundleFinding]()
     if DESCRIPTION in contents.files:
         description, description_errors = parse(contents.files.pop(DESCRIPTION))
         errors += description_errors
@@ -96,8 +102,10 @@ def check_bundle(
     for name, data in contents.files.items():
         if name in description.masks:
             continue  # checked with its image
-        if reason := _file_error(name):
-            errors.append(BundleFinding(name, reason))
+        if _is_stray(name, data):
+            strays.append(BundleFinding(name, "no image; it is passed over"))
+        elif "/" in name:
+            errors.append(BundleFinding(name, _NESTED))
         else:
             files[name] = data
     errors += _missing_images(description, files, contents.files)
@@ -119,22 +127,15 @@ def check_bundle(
             except InvalidImageError as error:
                 errors.append(BundleFinding(name, str(error)))
     if not files and not errors:
-        errors.append(BundleFinding("", "no images; put JPEG, PNG or WebP files there"))
-    warnings = list(_warnings(images, resolution, limits)) if images else []
+        errors.append(BundleFinding("", f"no images; put {READABLE} files there"))
+    warnings = strays + (list(_warnings(images, resolution, limits)) if images else [])
     path = source if isinstance(source, Path) else None
     return Bundle(path, description, images, errors, warnings)
 
 
-def _file_error(name: str) -> str | None:
-    """Return why a file cannot be an image of the bundle, by its name."""
-    if "/" in name:
-        return (
-            f"in a nested folder; images lie beside {DESCRIPTION}, and only masks that it names "
-            "may lie deeper"
-        )
-    if Path(name).suffix.lower() not in SUFFIXES:
-        return f"not a JPEG, PNG or WebP file; convert or remove it. Text goes into {DESCRIPTION}"
-    return None
+def _is_stray(name: str, data: bytes) -> bool:
+    """Return whether a file neither is an image nor claims to be one by its name."""
+    return image_format(data) is None and Path(name).suffix.lower() not in SUFFIXES
 
 
 def _missing_images(

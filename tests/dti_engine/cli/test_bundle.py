@@ -81,11 +81,11 @@ def test_check_tells_sizes_captions_masks_and_warnings(dti: Dti, folder: Path) -
 
 
 def test_check_shows_a_table(dti: Dti, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder / "notes [red].txt").write_text("hello")
+    (folder / "notes [red].gif").write_text("GIF89a")
     monkeypatch.setattr(bundles.results, "width", 200)
     result = dti("bundle", "check", folder, "--resolution", "16")
     assert result.exit_code == 2
-    for text in ("40 x 32", "a {} on a beach", "[template]", "notes [red].txt", "refused: not a"):
+    for text in ("40 x 32", "a {} on a beach", "[template]", "notes [red].gif", "refused: a GIF"):
         assert text in result.stdout
     assert "1 bundles checked, 1 refused" in result.stderr
 

@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from dti_engine.errors import InvalidImageError
 from dti_engine.images.decode import ImageLimits, decode_image, decode_mask, load_images
+from dti_engine.images.file_formats import DECODERS, image_format, reading_error
 
 
 def noise(width: int = 64, height: int = 48, mode: str = "RGB") -> Image.Image:
@@ -90,9 +91,10 @@ def test_all_refused_files_are_listed_with_their_reasons(tmp_path: Path) -> None
     ]
     assert "cut short" in reasons["'cut.jpg'"]
     assert "31 x 200 px; both sides must be at least 32 px" in reasons["'tiny.png'"]
-    assert "its content is not JPEG, PNG or WebP" in reasons["'犬.jpg'"]
-    for name in ("folder.png", "gone.png", "photo.heic"):
-        assert "not a JPEG, PNG or WebP file" in reasons[repr(name)]
+    for name in ("photo.heic", "犬.jpg"):
+        assert "its content is not JPEG, PNG, WebP, AVIF or HEIC" in reasons[repr(name)]
+    for name in ("folder.png", "gone.png"):
+        assert "not a file" in reasons[repr(name)]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot hold such a name")
@@ -133,7 +135,7 @@ def test_the_limits_are_the_callers(tmp_path: Path) -> None:
 
 def test_the_content_decides_and_not_the_name() -> None:
     assert decode_image("a.jpg", encoded(noise())).image.tobytes() == noise().tobytes()
-    with pytest.raises(InvalidImageError, match="its content is not"):
+    with pytest.raises(InvalidImageError, match="a GIF image; save it as JPEG"):
         decode_image("a.png", encoded(noise(), "GIF"))
 
 
@@ -198,6 +200,54 @@ def test_a_turned_photo_is_put_upright(format: str, orientation: int) -> None:
     with Image.open(BytesIO(data)) as stored:
         assert upright.image.tobytes() == ImageOps.exif_transpose(stored).convert("RGB").tobytes()
     assert upright.original_size == ((64, 48) if orientation < 5 else (48, 64))
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("format", ["AVIF", "HEIF"])
+def test_a_turned_avif_or_heic_is_put_upright_once(format: str, orientation: int) -> None:
+    if format == "HEIF":
+        pytest.importorskip("pillow_heif")
+    image = Image.new("RGB", (64, 48), "white")
+    image.paste("black", (0, 0, 16, 16))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    image.info["exif"] = exif.tobytes()
+    upright = decoded(encoded(image, format, quality=100, exif=exif.tobytes()))
+    image.getexif()[ExifTags.Base.Orientation] = orientation
+    wanted = ImageOps.exif_transpose(image)
+    assert upright.size == wanted.size
+    difference = np.abs(np.asarray(upright).astype(int) - np.asarray(wanted))
+    assert np.mean(difference) < 3
+
+
+@pytest.mark.parametrize(
+    ("data", "format"),
+    [
+        (b"\xff\xd8\xff\xe0", "JPEG"),
+        (b"\x89PNG\r\n\x1a\n", "PNG"),
+        (b"RIFF\0\0\0\0WEBPVP8 ", "WEBP"),
+        (b"RIFF\0\0\0\0WAVEfmt ", None),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf", "AVIF"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1heicmiaf", "HEIF"),
+        (b"\0\0\0\x1cftypqt  \0\0\0\0qt  ", None),  # the film of a live photo
+        (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "camera raw"),
+        (b"GIF89a", "GIF"),
+        (b"II*\0\x08", "TIFF or camera raw"),
+        (b"version https://git-lfs", None),
+        (b"", None),
+    ],
+)
+def test_kinds_of_files_are_told_by_their_first_bytes(data: bytes, format: str | None) -> None:
+    assert image_format(data) == format
+    assert (reading_error(format) is None) == (format in DECODERS)
+
+
+def test_a_heic_without_its_decoder_is_told_apart_from_damage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dti_engine.images.file_formats.DECODERS", ("JPEG", "PNG"))
+    with pytest.raises(InvalidImageError, match=r"a HEIC image; install the extra 'heif'"):
+        decoded(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
 
 
 def test_an_odd_exif_tag_does_not_keep_a_photo_from_being_put_upright() -> None:

@@ -133,7 +133,7 @@ def test_all_errors_are_listed_at_once(png: Png, pack: Pack) -> None:
         "cut.jpg": png(9, format="JPEG")[:300],
         "hello.jpg": b"hello",
         "photo.heic": b"",
-        "captions.txt": b"",
+        "still.gif": png(9, format="GIF"),
         "deeper/f.png": png(10),
         "bundle.json": described(images=notes, kind="dog"),
     }
@@ -146,8 +146,8 @@ def test_all_errors_are_listed_at_once(png: Png, pack: Pack) -> None:
         "tiny.png": "31 x 200 px; both sides must be at least 32 px",
         "cut.jpg": "cut short",
         "hello.jpg": "its content is not JPEG",
-        "photo.heic": "not a JPEG, PNG or WebP file",
-        "captions.txt": "Text goes into bundle.json",
+        "photo.heic": "its content is not JPEG",
+        "still.gif": "a GIF image; save it as JPEG",
         "deeper/f.png": "in a nested folder",
     }
     found = refusals(path)
@@ -235,6 +235,29 @@ def test_the_limits_are_the_callers(form: str, png: Png, pack: Pack) -> None:
 
 
 # What is warned of
+
+
+@over_forms
+def test_files_that_are_no_images_are_named_and_passed_over(
+    form: str, png: Png, pack: Pack
+) -> None:
+    strays = {"README.md": b"Rex", "live.mov": b"\0\0\0\x14ftypqt  \0\0\0\0qt  ", "notes/a": b""}
+    files = {f"{i}.png": png(i) for i in range(3)}
+    path = pack(form, files | strays)
+    assert [each.name for each in load_bundle(path).images] == list(files)
+    assert warnings(path) == [(name, "no image; it is passed over") for name in strays]
+
+
+@over_forms
+def test_images_are_told_by_their_content(form: str, png: Png, pack: Pack) -> None:
+    files = {
+        "a.jfif": png(0, format="JPEG"),
+        "b": png(1, format="JPEG"),
+        "c.png_large": png(2),
+        "d.jpg": png(3, format="WEBP"),
+        "e.avif": png(4, format="AVIF"),
+    }
+    assert [each.name for each in load_bundle(pack(form, files)).images] == list(files)
 
 
 def test_few_small_long_and_similar_images_are_warned_of_by_name(png: Png, pack: Pack) -> None:
