@@ -10,7 +10,6 @@ try:
 except ImportError:  # the extra `heif` is not installed
     _heif_decoder: tuple[str, ...] = ()
 else:
-    # One thread: the decoder process has limits, and results do not depend on the machine.
     pillow_heif.register_heif_opener(thumbnails=False, decode_threads=1)
     _heif_decoder = ("HEIF",)
 

@@ -91,7 +91,10 @@ def test_a_damaged_or_missing_image_is_noted_in_its_place(hand_made: Any) -> Non
     (hand_made.root / "validation/rex/0.png").write_bytes(b"no image")
     (hand_made.root / "validation/rex/1.png").unlink()
     (card,) = re.findall(r"<article.*?</article>", _page(hand_made), re.S)
-    assert '<span class="gap">its content is not JPEG, PNG, WebP, AVIF or HEIC, or is damaged</span>' in card
+    assert (
+        '<span class="gap">its content is not JPEG, PNG, WebP, AVIF or HEIC, or is damaged</span>'
+        in card
+    )
     assert '<span class="gap">missing</span>' in card
     assert card.count("<img ") == 1
 

@@ -155,3 +155,12 @@ def test_the_sandbox_process_imports_little() -> None:
     code = f"import {modules}; print([m for m in {heavy} if m in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("format", ["AVIF", "HEIF"])
+def test_formats_whose_decoders_like_threads_are_decoded(png: Png, format: str) -> None:
+    if format == "HEIF":
+        pytest.importorskip("pillow_heif")
+    data = png(0, 640, 480, format=format)
+    with Decoder(DEFAULT_LIMITS) as decoder:
+        assert decoder.image("a", data).image.size == (640, 480)
