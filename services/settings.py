@@ -110,6 +110,16 @@ class SupervisorTimeouts(_Part):
     scale_down_delay_s: float = Field(
         default=600, ge=0, description="time that a model keeps its place if others have none"
     )
+    upload_retention_s: float | None = Field(
+        default=None,
+        ge=3600,
+        description="age at which uploads that no open job needs are deleted; none: they are kept",
+    )
+    image_retention_s: float | None = Field(
+        default=None,
+        ge=3600,
+        description="age at which stored images of requests are deleted; none: they are kept",
+    )
 
 
 class RayClusterSettings(_Part):

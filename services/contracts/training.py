@@ -6,8 +6,9 @@ torch.
 
 import hashlib
 import re
+from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AwareDatetime, Field, JsonValue, StringConstraints, model_validator
 
@@ -80,6 +81,13 @@ def default_placeholder(name: str) -> str | None:
     """Return the placeholder of a subject that is given none; None if its name allows none."""
     word = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-_")[:63]
     return f"<{word}>" if word else None
+
+
+def upload_digests(work: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the digests of the uploads that the `work` of an item names, without validating it."""
+    if bundle := work.get("bundle"):
+        yield bundle
+    yield from (image["sha256"] for image in work.get("images", ()))
 
 
 class TrainingJobSpec(WireModel):

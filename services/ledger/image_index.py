@@ -47,5 +47,10 @@ def entries(ledger: Ledger, tenant: str) -> Iterator[IndexEntry]:
             yield IndexEntry(head.key, head.key.rpartition("/")[2])
 
 
+def images_folder(tenant: str) -> str:
+    """Return the prefix of a tenant's stored images, which are called ID.png."""
+    return f"{tenant_folder(tenant)}images/"
+
+
 def _folder(tenant: str) -> str:
     return f"{tenant_folder(tenant)}image-index/"

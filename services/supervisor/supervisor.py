@@ -14,6 +14,7 @@ from services.process import error_boundary
 from services.settings import SupervisorTimeouts
 from services.supervisor.autoscaler import StartBackoff, desired_workers, scale
 from services.supervisor.fair_share import FairShare
+from services.supervisor.retention import Retention
 from services.training.pool import ClusterNode, WorkerStatus
 
 log = logs.logger(__name__)
@@ -74,7 +75,7 @@ class Supervisor:
             turn_s=self._timeouts.scale_down_delay_s,
         )
         self._recovery = Recovery(ledger)
-        self._sweeper = _Sweeper(ledger, self._timeouts.sweep_interval_s, clock)
+        self._sweeper = _Sweeper(ledger, self._timeouts, clock)
         self._not_served: set[str] = set()
         """Pools that jobs wait for, and that no model serves."""
         self._backoffs = {name: StartBackoff(clock) for name in models}
@@ -180,17 +181,21 @@ class Supervisor:
 class _Sweeper:
     """Sweeps at intervals on a thread of its own, because a sweep of many jobs takes minutes."""
 
-    def __init__(self, ledger: Ledger, interval_s: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, ledger: Ledger, timeouts: SupervisorTimeouts, clock: Callable[[], float]
+    ) -> None:
         """Prepare the first sweep.
 
         Args:
             ledger: The jobs.
-            interval_s: The time from the start of a sweep to the start of the next one.
+            timeouts: The time from the start of a sweep to the start of the next one, and how long
+                uploads and images are kept.
             clock: Monotonic seconds.
         """
         # Not the recovery of the passes, which keeps what it knows of workers from pass to pass.
         self._recovery = Recovery(ledger)
-        self._interval_s, self._clock = interval_s, clock
+        self._retention = Retention(ledger, timeouts)
+        self._interval_s, self._clock = timeouts.sweep_interval_s, clock
         self._began = float("-inf")
         self._thread: threading.Thread | None = None
 
@@ -214,6 +219,7 @@ class _Sweeper:
         with error_boundary("sweep failed"):
             try:
                 _log_damaged(self._recovery.sweep())
+                self._retention.sweep()
             except ServiceError as error:
                 log.warning("sweep failed: store unavailable", error=str(error)[:300])
 

@@ -4,7 +4,7 @@ Every job of the tenant is read: no index tells which jobs name a subject, since
 their specs alone.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 from services.api.erasures.receipts import What
 from services.contracts.jobs import Kind
+from services.contracts.training import upload_digests
 from services.errors import DamagedRecordError, DeletedError, UnknownJobError
 from services.ledger.ids import is_job_id, token_id
 from services.ledger.jobs import JobSpec, read_commands, read_job, read_spec
@@ -208,8 +209,5 @@ def _name(spec: JobSpec, index: int) -> str:
     return spec.items[index]["name"]
 
 
-def _uploads(spec: JobSpec, index: int) -> Iterable[str]:
-    work = spec.items[index]["work"]
-    if bundle := work.get("bundle"):
-        yield bundle
-    yield from (image["sha256"] for image in work.get("images", ()))
+def _uploads(spec: JobSpec, index: int) -> Iterator[str]:
+    return upload_digests(spec.items[index]["work"])

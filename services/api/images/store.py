@@ -22,7 +22,6 @@ from services.auth.tenants import is_deleted
 from services.errors import DeletedError, NotFoundError, UnknownImageError
 from services.ledger import image_index
 from services.ledger.ids import Ids, is_job_id, is_tenant_name
-from services.ledger.keys import tenant_folder
 from services.ledger.ledger import Ledger, compare_and_swap, create_once
 from services.ledger.records import VersionedRecord, pack, unpack
 from services.storage.interface import Store
@@ -190,7 +189,7 @@ class ImageStore:
 
     def list(self, tenant: str, cursor: str, limit: int) -> tuple[list[StoredImage], str | None]:
         """Return the images after the id `cursor`, and the next cursor or None."""
-        folder = _folder(tenant)
+        folder = image_index.images_folder(tenant)
         after = f"{folder}{cursor}{_SUFFIX}" if cursor else ""
         page = self.ledger.store.list(folder, after=after, limit=limit)
         images = [
@@ -231,15 +230,11 @@ def _path(tenant: str, image: str) -> str:
     return f"/images/{tenant}/{image}"
 
 
-def _folder(tenant: str) -> str:
-    return f"{tenant_folder(tenant)}images/"
-
-
 def image_key(tenant: str, image: str) -> str:
     """Return the key of an image, or raise UnknownImageError if its id is malformed."""
     if not is_tenant_name(tenant) or not is_job_id(image):
         raise _unknown()
-    return f"{_folder(tenant)}{image}{_SUFFIX}"
+    return f"{image_index.images_folder(tenant)}{image}{_SUFFIX}"
 
 
 def _unknown() -> UnknownImageError:
