@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import httpx
@@ -29,6 +30,7 @@ from services.errors import (
     ServiceError,
     UnknownKeyError,
 )
+from services.shares import Reservation, Shares
 
 _MAX_CONNECTIONS = 512
 """One connection per request in progress."""
@@ -59,14 +61,24 @@ log = logs.logger(__name__)
 class EngineClient:
     """Client of all engines of a service. All methods must be called in one event loop."""
 
-    def __init__(self, url: str | None, secret: str, connect_timeout_s: float) -> None:
+    def __init__(
+        self,
+        url: str | None,
+        secret: str,
+        connect_timeout_s: float,
+        *,
+        shares: Shares | None = None,
+    ) -> None:
         """Create a client.
 
         Args:
             url: Base URL, to which the name of a model is appended; None if no engines run.
             secret: The secrets that the engines accept, separated by commas; the first is sent.
             connect_timeout_s: How long an engine that does not accept a connection may take.
+            shares: Divides the requests in progress between tenants; None: it is left to the
+                caller.
         """
+        self._shares = shares or Shares("requests for images", 2 * _MAX_CONNECTIONS)
         self._url = url.rstrip("/") if url else None
         self._http = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {split_secrets(secret)[0]}"},
@@ -87,6 +99,7 @@ class EngineClient:
         Raises:
             NoEngineError: No engine of the model can be reached.
             QueueFullError: The engine, or this client, has too many requests.
+            QuotaError: The tenant has its share of the requests in progress.
             DeadlineExceededError: The request's timeout has passed.
             DTIError: Any other error with which an engine rejects the request.
         """
@@ -102,24 +115,28 @@ class EngineClient:
             content=request.model_dump_json(exclude_defaults=True),
             headers={"Content-Type": "application/json", "X-Request-Id": request_id},
         )
-        try:
-            async with asyncio.timeout_at(deadline):
-                response = await self._http.send(http_request, stream=True)
-                stream = GenerationStream(response, len(request.images), deadline)
-                if response.status_code != 200:
-                    try:
-                        raise _rejected(model, response.status_code, await response.aread())
-                    finally:
-                        await stream.close()
-        except TimeoutError as error:
-            raise _deadline_exceeded() from error
-        except httpx.PoolTimeout as error:
-            raise QueueFullError(
-                "too many requests for images are in progress: ask again", _RETRY_AFTER_S
-            ) from error
-        except httpx.TransportError as error:
-            log.warning("engine does not answer", model=model, error=repr(error))
-            raise _absent(model) from error
+        # The stream gives the place back when it is closed.
+        with ExitStack() as stack:
+            place = stack.enter_context(self._shares.reserve(request.tenant))
+            try:
+                async with asyncio.timeout_at(deadline):
+                    response = await self._http.send(http_request, stream=True)
+                    stream = GenerationStream(response, len(request.images), deadline, place)
+                    if response.status_code != 200:
+                        try:
+                            raise _rejected(model, response.status_code, await response.aread())
+                        finally:
+                            await stream.close()
+            except TimeoutError as error:
+                raise _deadline_exceeded() from error
+            except httpx.PoolTimeout as error:
+                raise QueueFullError(
+                    "too many requests for images are in progress: ask again", _RETRY_AFTER_S
+                ) from error
+            except httpx.TransportError as error:
+                log.warning("engine does not answer", model=model, error=repr(error))
+                raise _absent(model) from error
+            stack.pop_all()
         return stream
 
     async def close(self) -> None:
@@ -133,8 +150,9 @@ class GenerationStream:
 
     _response: httpx.Response
     _count: int
-    _deadline: float
+    deadline: float
     """Time on the event loop's clock."""
+    _place: Reservation
 
     async def events(self) -> AsyncGenerator[Event]:
         """Yield events until every image has ended.
@@ -147,7 +165,7 @@ class GenerationStream:
         lines = _lines(self._response.aiter_bytes())
         while unfinished:
             try:
-                async with asyncio.timeout_at(self._deadline):
+                async with asyncio.timeout_at(self.deadline):
                     line = await anext(lines, None)
             except TimeoutError as error:
                 raise _deadline_exceeded() from error
@@ -164,7 +182,10 @@ class GenerationStream:
 
     async def close(self) -> None:
         """Close the response, which makes the engine drop unfinished images."""
-        await self._response.aclose()
+        try:
+            await self._response.aclose()
+        finally:
+            self._place.release()
 
 
 def rebuild_error(name: str, detail: str, retry_after_s: float | None = None) -> DTIError:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from services.contracts.models import MINIATURE, ServedModels, read_models
 from services.environment import EnvironmentSettings
+from services.share_settings import ShareSettings
 
 _SHUTDOWN_RESERVE_S = 30
 """Time by which the API outlives the longest request for images after SIGTERM."""
@@ -150,19 +151,9 @@ class RequestTimeout(_Part):
         return ceil(self.generation_timeout_s) + _SHUTDOWN_RESERVE_S
 
 
-class ApiSettings(RequestTimeout):
+class ApiSettings(ShareSettings, RequestTimeout):
     """Limits and timeouts of the API."""
 
-    max_body_bytes: int = Field(
-        default=32 * 2**20, gt=0, description="largest body of a request, except for uploads"
-    )
-    max_manifest_bytes: int = Field(
-        default=64 * 2**20, gt=0, description="largest manifest of uploads"
-    )
-    max_concurrent_uploads: int = Field(default=8, ge=1, description="number of uploads at a time")
-    upload_timeout_s: float = Field(
-        default=300, gt=0, description="time that receiving the body of a request may take"
-    )
     presigned_upload_ttl_s: int = Field(
         default=900,
         ge=1,
@@ -177,14 +168,6 @@ class ApiSettings(RequestTimeout):
         default=15.0,
         gt=0,
         description="time without an event after which an event stream sends a comment",
-    )
-    max_stream_s: float = Field(
-        default=3600,
-        gt=0,
-        description="time after which an event stream ends, and clients reconnect",
-    )
-    max_streams_per_tenant: int = Field(
-        default=100, ge=1, description="event streams of a tenant at a time"
     )
     quota_cache_ttl_s: float = Field(
         default=5.0, ge=0, description="time for which a count of open items is reused"
@@ -225,6 +208,21 @@ class ServerSettings(_Part):
         gt=0,
         description="time for the request line and the headers of a request; for the first "
         "request, it starts with the connection",
+    )
+    response_stall_timeout_s: float = Field(
+        default=20,
+        gt=0,
+        description="time in which a client has to take 64 KiB of a response, or all that is left",
+    )
+    max_connections: int = Field(
+        default=2000,
+        ge=2,
+        description="connections at a time; an address may have as many as it leaves free",
+    )
+    max_connections_per_address: int = Field(
+        default=200,
+        ge=1,
+        description="connections of an address at a time, unless it is a trusted proxy",
     )
     trusted_proxies: str = Field(
         default="127.0.0.1",

@@ -3,7 +3,6 @@
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-import anyio
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
@@ -22,6 +21,7 @@ from services.api.middleware.openai_errors import OpenAIErrorMiddleware, OpenAIP
 from services.api.middleware.request_log import RequestLogMiddleware
 from services.api.readiness import Readiness
 from services.api.server import FramingMiddleware
+from services.api.shares import api_shares
 from services.api.tokens import routes as tokens
 from services.api.training_jobs import routes as training_jobs
 from services.api.training_jobs.schemas import TrainingJobRequest
@@ -34,7 +34,7 @@ from services.ledger.workers import ProgressReader
 from services.metrics import Metrics, current
 from services.settings import ApiSettings
 
-_ROUTERS = (
+ROUTERS = (
     uploads.router,
     training_jobs.router,
     generation_jobs.router,
@@ -87,7 +87,7 @@ def create_app(
         redoc_url=None,
     )
     app.state.service = state
-    for router in _ROUTERS:
+    for router in ROUTERS:
         if serves_metrics or router is not health.metrics_router:
             app.include_router(router)
     problems.install(app)
@@ -109,6 +109,7 @@ def _app_state(
     engine_secret: str,
 ) -> AppState:
     progress = ProgressReader(ledger, settings.event_poll_interval_s)
+    shares = api_shares(settings)
     return AppState(
         ledger=ledger,
         models=served_models,
@@ -119,11 +120,16 @@ def _app_state(
         rate_limiter=RateLimiter(),
         quotas=Quotas(ledger, settings.quota_cache_ttl_s),
         progress=progress,
-        events=EventBroadcaster(ledger, progress, served_models, settings),
+        events=EventBroadcaster(ledger, progress, served_models, settings, shares.event_streams),
         readiness=Readiness(ledger.store, settings.store_timeout_s),
-        engines=EngineClient(settings.engines_url, engine_secret, settings.engine_timeout_s),
+        engines=EngineClient(
+            settings.engines_url,
+            engine_secret,
+            settings.engine_timeout_s,
+            shares=shares.image_requests,
+        ),
         images=ImageStore(ledger, SignedLinks(ledger.store), settings.image_link_ttl_s),
-        upload_slots=anyio.Semaphore(settings.max_concurrent_uploads),
+        shares=shares,
     )
 
 
@@ -138,6 +144,7 @@ def _middleware(state: AppState) -> list[Middleware]:
             AuthMiddleware,
             authenticator=state.authenticator,
             rate_limiter=state.rate_limiter,
+            shares=state.shares,
             metrics=state.metrics,
             settings=state.settings,
         ),

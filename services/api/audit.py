@@ -12,13 +12,14 @@ from pydantic import BaseModel, Field
 from services.api.dependencies import GUARDED, AppStateDep, CurrentPrincipal
 from services.api.jobs.schemas import JOB, IdCursor, PageLimit, example
 from services.api.openapi import problems
+from services.api.threads import FairRoute
 from services.auth.authenticator import Principal
 from services.errors import DamagedRecordError
 from services.ledger.keys import tenant_folder
 from services.ledger.ledger import Ledger
 from services.ledger.records import Record, pack, unpack
 
-router = APIRouter(prefix="/v1/audit", dependencies=GUARDED, tags=["audit"])
+router = APIRouter(prefix="/v1/audit", dependencies=GUARDED, tags=["audit"], route_class=FairRoute)
 
 
 _EXAMPLE = {

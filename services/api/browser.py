@@ -13,7 +13,9 @@ from fastapi.responses import HTMLResponse, Response
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-router = APIRouter(include_in_schema=False)
+from services.api.threads import FairRoute
+
+router = APIRouter(include_in_schema=False, route_class=FairRoute)
 
 _PAGE = """<!doctype html>
 <html lang="en">

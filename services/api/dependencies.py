@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any
 
-import anyio
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
@@ -14,6 +13,7 @@ from services.api.images.store import ImageStore
 from services.api.jobs.events import EventBroadcaster
 from services.api.jobs.quotas import Quotas
 from services.api.readiness import Readiness
+from services.api.shares import ApiShares
 from services.auth.authenticator import Authenticator, Principal
 from services.auth.rate_limit import RateLimiter
 from services.contracts.models import ServedModels
@@ -40,8 +40,7 @@ class AppState:
     readiness: Readiness
     engines: EngineClient
     images: ImageStore
-    upload_slots: anyio.Semaphore
-    """Limits concurrent uploads, because each is held in memory as a whole."""
+    shares: ApiShares
 
 
 # These dependencies are coroutines although they wait for nothing: FastAPI runs plain functions in

@@ -15,10 +15,13 @@ from services.api.dependencies import GUARDED, AppStateDep, CurrentPrincipal
 from services.api.jobs.schemas import example
 from services.api.middleware.openai_errors import OpenAIProblem
 from services.api.openapi import problems
+from services.api.threads import FairRoute
 from services.auth.tenants import Limits
 from services.contracts.models import ServedModels, find_model
 
-router = APIRouter(prefix="/v1/models", dependencies=GUARDED, tags=["models"])
+router = APIRouter(
+    prefix="/v1/models", dependencies=GUARDED, tags=["models"], route_class=FairRoute
+)
 
 _EXAMPLE: dict[str, Any] = {
     "id": "miniature",

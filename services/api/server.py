@@ -18,9 +18,22 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from services.api.connections import Connections, connection_capacity
 from services.api.middleware.request_log import record_request
+from services.api.threads import network
 from services.metrics import Metrics
 from services.settings import ServerSettings
+
+_MAX_HEAD_BYTES = 2**16
+"""The size of a request line and headers that are not complete yet."""
+
+_MIN_SENT_BYTES = 2**16
+"""What a client has to take of a response within the timeout."""
+
+_NO_PLACE = (
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n"
+    b"Content-Type: text/plain\r\nContent-Length: 29\r\n\r\ntoo many connections are open"
+)
 
 
 class Server(uvicorn.Server):
@@ -29,12 +42,17 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, settings: ServerSettings, grace_s: int) -> None:
         """grace_s: time that requests have to finish after a signal."""
         self._app = app
+        edge = EdgeMiddleware(app, settings.trusted_proxies)
+        self.places = Connections(
+            connection_capacity(settings.max_connections), settings.max_connections_per_address
+        )
         super().__init__(
             uvicorn.Config(
-                EdgeMiddleware(app, settings.trusted_proxies),
+                edge,
                 host=settings.host,
                 port=settings.port,
-                http=_protocol(settings.request_head_timeout_s, app.state.service.metrics),
+                http=_protocol(settings, self.places, edge, app.state.service.metrics),
+                h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
                 ws="none",
                 timeout_keep_alive=settings.connection_idle_timeout_s,
                 timeout_graceful_shutdown=grace_s,
@@ -109,20 +127,51 @@ class EdgeMiddleware(ProxyHeadersMiddleware):
 
 
 class _DeadlineProtocol(H11Protocol):
-    """h11's protocol, which also closes connections whose client is slow.
+    """h11's protocol, which also closes connections whose client is slow, and limits their number.
 
     uvicorn times only the pause between two requests, and stops at the first byte after it. Without
     this, a client would hold its connection, and a file of the process, for ever if it never ended
-    its headers, or never ended a body that the service refuses without reading it.
+    its headers, never ended a body that the service refuses without reading it, or never read its
+    response.
     """
 
-    head_timeout_s: float
+    settings: ServerSettings
+    places: Connections
+    edge: EdgeMiddleware
     metrics: Metrics
     _head_timer: asyncio.TimerHandle | None = None
+    _stall_timer: asyncio.TimerHandle | None = None
+    _unsent_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore
         super().connection_made(transport)
-        self._start_head_timer()
+        # Every byte that the client has not taken is timed, not only those beyond a buffer.
+        transport.set_write_buffer_limits(high=0)
+        address = self.client[0] if self.client else ""
+        trusted = address in self.edge.trusted_hosts
+        if self.places.admit(self, f"address {network(address)}", trusted=trusted):
+            self._start_head_timer()
+            return
+        self.metrics.count("dti_rate_limited_total", limit="shares")
+        transport.write(_NO_PLACE)
+        transport.close()
+
+    def evict(self) -> None:
+        """Break the connection at once."""
+        self.transport.abort()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._start_stall_timer()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_stall_timer()
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        if self.cycle and not self.cycle.response_complete:
+            self.places.work(self)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -140,12 +189,15 @@ class _DeadlineProtocol(H11Protocol):
             )
 
     def on_response_complete(self) -> None:
+        self.places.wait(self)
         super().on_response_complete()
         if self._sends_refused_body():
             self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_timer()
+        self._stop_stall_timer()
+        self.places.remove(self)
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
@@ -163,15 +215,37 @@ class _DeadlineProtocol(H11Protocol):
     def _start_head_timer(self) -> None:
         """Close the connection after the timeout; a timer that runs already is not extended."""
         if not self._head_timer:
-            self._head_timer = self.loop.call_later(self.head_timeout_s, self.transport.close)
+            timeout_s = self.settings.request_head_timeout_s
+            self._head_timer = self.loop.call_later(timeout_s, self.transport.close)
 
     def _stop_head_timer(self) -> None:
         if self._head_timer:
             self._head_timer.cancel()
             self._head_timer = None
 
+    def _start_stall_timer(self) -> None:
+        """Break the connection unless its client takes enough of the response in time."""
+        self._stop_stall_timer()
+        self._unsent_bytes = self.transport.get_write_buffer_size()
+        self._stall_timer = self.loop.call_later(
+            self.settings.response_stall_timeout_s, self._check_stall
+        )
 
-def _protocol(timeout_s: float, metrics: Metrics) -> type[_DeadlineProtocol]:
-    """Return the protocol with a deadline; uvicorn itself makes an instance per connection."""
-    given = {"head_timeout_s": timeout_s, "metrics": metrics}
+    def _check_stall(self) -> None:
+        if self._unsent_bytes - self.transport.get_write_buffer_size() < _MIN_SENT_BYTES:
+            self.transport.abort()
+        else:
+            self._start_stall_timer()
+
+    def _stop_stall_timer(self) -> None:
+        if self._stall_timer:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
+
+def _protocol(
+    settings: ServerSettings, places: Connections, edge: EdgeMiddleware, metrics: Metrics
+) -> type[_DeadlineProtocol]:
+    """Return the protocol with its settings; uvicorn itself makes an instance per connection."""
+    given = {"settings": settings, "places": places, "edge": edge, "metrics": metrics}
     return type("DeadlineProtocol", (_DeadlineProtocol,), given)

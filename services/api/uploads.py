@@ -3,10 +3,12 @@
 A bucket takes uploads itself, by presigned forms; for other stores the file goes through here.
 """
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Annotated, Literal
+from functools import partial
+from tempfile import TemporaryFile
+from typing import Annotated, Any, BinaryIO, Literal
 
-from anyio import to_thread
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
@@ -17,15 +19,22 @@ from services.api.dependencies import GUARDED, AppState, AppStateDep, CurrentPri
 from services.api.jobs.schemas import PageLimit, example
 from services.api.openapi import problems
 from services.api.problems import invalid_request
+from services.api.threads import FairRoute
 from services.auth.authenticator import Principal
 from services.contracts.jobs import WireModel
 from services.contracts.training import Digest
 from services.errors import DamagedUploadError, UnknownUploadError
 from services.ledger import uploads
+from services.shares import Reservation, Shares
 
-router = APIRouter(prefix="/v1/uploads", dependencies=GUARDED, tags=["uploads"])
+router = APIRouter(
+    prefix="/v1/uploads", dependencies=GUARDED, tags=["uploads"], route_class=FairRoute
+)
 
 _SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+_PIECE_BYTES = 2**20
+"""The bytes of an upload that are written to its temporary file at once."""
+
 _WHEN = "2026-03-01T12:00:00Z"
 
 Sha256 = Annotated[
@@ -173,18 +182,21 @@ async def put_upload(
     request: Request, principal: CurrentPrincipal, state: AppStateDep, sha256: Sha256
 ) -> UploadResource:
     """Store the body, a file of any type; a body with another digest is refused."""
-    async with state.upload_slots:
-        body = await _read_body(request)
-        if not body:
+    tenant, run = principal.tenant, partial(state.shares.threads.run, principal.tenant)
+    with (
+        state.shares.uploads.reserve(tenant),
+        _reserve_bytes(request, state.shares.upload_bytes, tenant) as space,
+        TemporaryFile() as file,
+    ):
+        # A slow client holds its share of temporary files, and neither a thread nor memory.
+        if not await _spool(request, file, space, run):
             raise invalid_request(("body",), "the body is empty: send the bytes of the file")
         try:
-            await to_thread.run_sync(
-                uploads.write, state.ledger.store, principal.tenant, sha256, body
-            )
+            await run(uploads.write, state.ledger.store, tenant, sha256, file)
         except DamagedUploadError:
             state.metrics.count("dti_upload_rejections_total", reason="wrong_digest")
             raise
-    return await to_thread.run_sync(_resource, state, principal, sha256)
+    return await run(_resource, state, principal, sha256)
 
 
 @router.get("/{sha256}", summary="Get an uploaded file's size and time", responses=problems(404))
@@ -231,14 +243,45 @@ def _resource(state: AppState, principal: Principal, sha256: str) -> UploadResou
     return UploadResource(sha256=sha256, size=head.size, uploaded=head.last_modified)
 
 
-async def _read_body(request: Request) -> bytes:
-    """Return the body, whose size and time `AuthMiddleware` bounds."""
-    body = bytearray()
+def _reserve_bytes(request: Request, shares: Shares, tenant: str) -> Reservation:
+    """Reserve the announced bytes of the body; a chunked body announces none.
+
+    Raises:
+        HTTPException: There never is room for so many.
+        QuotaError: The tenant has its share of the space.
+    """
+    announced = int(request.headers.get("content-length", 0))
+    if announced > shares.largest:
+        raise HTTPException(
+            413,
+            f"the body has {announced} bytes, and this service has space for {shares.largest} of a "
+            "tenant (setting max_upload_spool_bytes): send less",
+        )
+    return shares.reserve(tenant, announced)
+
+
+async def _spool(
+    request: Request, file: BinaryIO, space: Reservation, run: Callable[..., Awaitable[Any]]
+) -> int:
+    """Write the body to a file, and return its size. `AuthMiddleware` bounds its size and time.
+
+    Raises:
+        QuotaError: A body without an announced length is larger than the tenant's share.
+    """
+    pending, num_bytes = bytearray(), 0
     try:
         async for chunk in request.stream():
-            body += chunk
+            pending += chunk
+            num_bytes += len(chunk)
+            if num_bytes > space.amount:
+                space.extend(len(chunk))
+            # Large pieces, since each goes through a thread: a disk may be slow.
+            if len(pending) >= _PIECE_BYTES:
+                await run(file.write, pending)
+                pending = bytearray()
     except ClientDisconnect as error:
         raise HTTPException(
             400, "the connection was closed before the body was complete"
         ) from error
-    return bytes(body)
+    await run(file.write, pending)
+    return num_bytes

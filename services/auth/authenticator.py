@@ -95,6 +95,31 @@ class Authenticator:
             raise _unknown()
         return Principal(tenant.tenant, credential.key, tenant.limits, key.record.scope)
 
+    def find(self, text: str) -> Principal | None:
+        """Return the principal of a credential if memory holds all it takes; never wait.
+
+        None does not mean that the credential is not valid: `authenticate` has to decide.
+        """
+        credential = Credential.parse(text)
+        entry = self._keys.find_fresh(credential.key) if credential else None
+        if not (credential and entry and entry.value):
+            return None
+        key = entry.value
+        if not credential.matches(key.record.sha256) or not self._is_valid(key, entry):
+            return None
+        tenant = self._tenants.find_fresh(key.record.tenant)
+        if tenant is None or tenant.value is None:
+            return None
+        return Principal(tenant.value.tenant, credential.key, tenant.value.limits)
+
+    def has_met(self, text: str) -> bool:
+        """Return whether the credential was valid when its key was last read."""
+        credential = Credential.parse(text)
+        entry = self._keys.find(credential.key) if credential else None
+        return bool(
+            credential and entry and entry.value and credential.matches(entry.value.record.sha256)
+        )
+
     def _is_valid(self, key: _DatedKey, entry: CacheEntry[_DatedKey]) -> bool:
         if key.record.revoked:
             return False

@@ -99,6 +99,15 @@ class StaleWhileErrorCache(Generic[V]):
                 for name in old:
                     del entries[name]
 
+    def find_fresh(self, name: str) -> CacheEntry[V] | None:
+        """Return the entry of a name if it is fresh, without a read."""
+        entry = self._lookup(name)
+        return entry if entry and self._clock() < entry.fresh_until else None
+
+    def find(self, name: str) -> CacheEntry[V] | None:
+        """Return the entry of a name however old it is, without a read."""
+        return self._lookup(name)
+
     def _lookup(self, name: str) -> CacheEntry[V] | None:
         with self._lock:
             return self._found.get(name) or self._unknown.get(name)

@@ -7,6 +7,7 @@ Each tenant has a folder of its own, so that none learns what another has upload
 import hashlib
 from contextlib import suppress
 from datetime import timedelta
+from typing import BinaryIO
 
 from services.contracts.training import Digest
 from services.errors import DamagedUploadError, LargeUploadError, NotFoundError, UnknownUploadError
@@ -16,6 +17,8 @@ from services.storage.interface import Head, Store
 
 MAX_FORM_TTL = timedelta(days=1)
 """The longest time for which a presigned form is valid."""
+_PIECE_BYTES = 2**20
+"""The bytes of a file that are hashed at once."""
 
 
 def folder(tenant: str) -> str:
@@ -67,15 +70,19 @@ def delete(store: Store, tenant: str, sha256: Digest) -> bool:
     return True
 
 
-def write(store: Store, tenant: str, sha256: Digest, body: bytes) -> None:
+def write(store: Store, tenant: str, sha256: Digest, file: BinaryIO) -> None:
     """Store an upload, for stores that clients cannot upload to by themselves.
 
     Raises:
         DamagedUploadError: The bytes have another digest; nothing was written.
     """
-    _check_digest(sha256, body)
+    file.seek(0)
+    digest = hashlib.sha256()
+    while piece := file.read(_PIECE_BYTES):
+        digest.update(piece)
+    _check_digest(sha256, digest.hexdigest(), file.tell())
     # No condition is needed: every writer of this key writes the same bytes.
-    store.put(key(tenant, sha256), body)
+    store.put(key(tenant, sha256), file)
     expect(store, tenant, sha256)
 
 
@@ -101,7 +108,7 @@ def read(store: Store, tenant: str, sha256: Digest, *, max_bytes: int) -> bytes:
             f"there is no upload {sha256}, or it was removed: upload it, and submit it again"
         ) from error
     # A client with a presigned form can upload anything: the digest is checked on each read.
-    _check_digest(sha256, body)
+    _check_digest(sha256, hashlib.sha256(body).hexdigest(), len(body))
     return body
 
 
@@ -117,9 +124,9 @@ def _marker(tenant: str, sha256: Digest) -> str:
     return f"{tenant_folder(tenant)}deleted-uploads/{sha256}"
 
 
-def _check_digest(sha256: Digest, body: bytes) -> None:
-    if (digest := hashlib.sha256(body).hexdigest()) != sha256:
+def _check_digest(sha256: Digest, digest: str, num_bytes: int) -> None:
+    if digest != sha256:
         raise DamagedUploadError(
-            f"the {len(body)} bytes uploaded as {sha256} have the digest {digest}: upload the "
+            f"the {num_bytes} bytes uploaded as {sha256} have the digest {digest}: upload the "
             "right file"
         )

@@ -388,7 +388,7 @@ TABLE: tuple[Metric, ...] = (
         "counter",
         "Requests that were answered 429, by the limit that was reached.",
         ("api",),
-        (KnownValues.of("limit", "requests", "open_items", "upload_bytes"),),
+        (KnownValues.of("limit", "requests", "open_items", "unknown_keys", "shares"),),
     ),
     Metric(
         "dti_webhook_deliveries_total",

@@ -9,12 +9,13 @@ its folder for good: were its version numbers used again, a stale write could su
 
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from services.errors import (
     AccessDeniedError,
@@ -104,7 +105,7 @@ class DirectoryStore(LocalStore):
             f"{key!r} was overwritten many times in the meantime: read it again"
         )
 
-    def put(self, key: str, body: bytes) -> str:
+    def put(self, key: str, body: bytes | BinaryIO) -> str:
         folder = self._folder(key)
         with _translating("writing", key), self._file(body) as file:
             while True:
@@ -178,12 +179,16 @@ class DirectoryStore(LocalStore):
         return stored
 
     @contextmanager
-    def _file(self, body: bytes) -> Generator[Path]:
+    def _file(self, body: bytes | BinaryIO) -> Generator[Path]:
         """Provide a temporary file of these bytes on disk. A link made to it stays."""
         path = self._temporary / secrets.token_hex(16)
         try:
             with path.open("xb") as file:
-                file.write(body)
+                if isinstance(body, bytes):
+                    file.write(body)
+                else:
+                    body.seek(0)
+                    shutil.copyfileobj(body, file)
                 file.flush()
                 os.fsync(file.fileno())
             yield path

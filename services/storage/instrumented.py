@@ -4,7 +4,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from services import metrics
 from services.errors import (
@@ -49,7 +49,7 @@ class InstrumentedStore:
         with _measure("replace"):
             return self._store.replace(key, body, expected=expected)
 
-    def put(self, key: str, body: bytes) -> str:
+    def put(self, key: str, body: bytes | BinaryIO) -> str:
         with _measure("put"):
             return self._store.put(key, body)
 

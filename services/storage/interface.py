@@ -32,7 +32,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal, Protocol
+from typing import BinaryIO, Literal, Protocol
 
 from services.errors import InvalidKeyError, InvalidRangeError
 
@@ -140,8 +140,10 @@ class Store(Protocol):
         """
         ...
 
-    def put(self, key: str, body: bytes) -> str:
+    def put(self, key: str, body: bytes | BinaryIO) -> str:
         """Write without a condition, and return the ETag.
+
+        A file is read from its start, piece by piece, so that its bytes are never all in memory.
 
         Only for an object with one writer, where an old version would do no harm: after a lost
         answer, an earlier write may arrive late and overwrite a later one.

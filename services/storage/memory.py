@@ -5,7 +5,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from services.errors import AlreadyExistsError, NotFoundError, PreconditionFailedError
 from services.storage.interface import (
@@ -67,8 +67,11 @@ class MemoryStore(LocalStore):
             self._expect(key, expected)
             return self._write(key, body)
 
-    def put(self, key: str, body: bytes) -> str:
+    def put(self, key: str, body: bytes | BinaryIO) -> str:
         check_key(key)
+        if not isinstance(body, bytes):
+            body.seek(0)
+            body = body.read()
         with self._lock:
             return self._write(key, body)
 

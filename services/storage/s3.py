@@ -6,7 +6,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, BinaryIO, Literal, TypeVar, cast
 from urllib.parse import quote
 
 from services.errors import (
@@ -105,7 +105,7 @@ class S3Store:
                 return stored.head.etag
             raise _version_error(stored.head, expected) from error
 
-    def put(self, key: str, body: bytes) -> str:
+    def put(self, key: str, body: bytes | BinaryIO) -> str:
         return self._put(key, body)
 
     def delete(self, key: str) -> None:
@@ -264,14 +264,16 @@ class S3Store:
             check_key(full)
         return {"Bucket": self._bucket, "Key": full}
 
-    def _put(self, key: str, body: bytes, **condition: Any) -> str:
+    def _put(self, key: str, body: bytes | BinaryIO, **condition: Any) -> str:
         where = self._where(key)
-        # Not upload_file: its transfer manager splits large bodies, and ignores conditions.
-        return self._call(
-            f"writing {key!r}",
-            lambda: self._client.put_object(**where, Body=body, **condition)["ETag"],
-            write=True,
-        )
+
+        def put() -> str:
+            if not isinstance(body, bytes):
+                body.seek(0)  # An earlier attempt may have read a part of it.
+            # Not upload_file: its transfer manager splits large bodies, and ignores conditions.
+            return self._client.put_object(**where, Body=body, **condition)["ETag"]
+
+        return self._call(f"writing {key!r}", put, write=True)
 
     def _send_deletion(self, what: dict[str, Any]) -> None:
         status = self._client.delete_object(**what)["ResponseMetadata"]["HTTPStatusCode"]

@@ -14,9 +14,12 @@ from services.api.erasures.receipts import ID_LENGTH, Erasure, ErasureCounts, Wh
 from services.api.erasures.selection import Target
 from services.api.jobs.schemas import JOB_PATTERN, PageLimit, example
 from services.api.openapi import problems
+from services.api.threads import FairRoute
 from services.contracts.jobs import WireModel
 
-router = APIRouter(prefix="/v1/erasures", dependencies=GUARDED, tags=["erasures"])
+router = APIRouter(
+    prefix="/v1/erasures", dependencies=GUARDED, tags=["erasures"], route_class=FairRoute
+)
 
 _ID_PATTERN = f"^[0-9a-f]{{{ID_LENGTH}}}$"
 _ID = "3f1b8a520e5d4b0a9d387c9c0f0f4f11"

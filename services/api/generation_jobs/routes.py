@@ -34,6 +34,7 @@ from services.api.jobs.routes import (
     submit_job,
 )
 from services.api.openapi import body_of, plain_problems, problems, raw
+from services.api.threads import FairRoute
 from services.api.tokens.index import TokenIndex
 from services.contracts.jobs import ItemState
 from services.ledger.deletion import delete_item
@@ -55,7 +56,7 @@ def _build_item(
 router = JobRoutes(
     "generation", GenerationItemPage, GenerationItemWithAttempts, _build_item
 ).router()
-links = APIRouter(prefix="/images", tags=["generation jobs"])
+links = APIRouter(prefix="/images", tags=["generation jobs"], route_class=FairRoute)
 
 
 @router.post(

@@ -4,11 +4,11 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
-from anyio import to_thread
+from anyio import move_on_after
 from fastapi.responses import StreamingResponse
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from starlette.types import Receive, Scope, Send
@@ -22,6 +22,9 @@ from services.contracts.generation import Event, FailureEvent, ImageEvent, StepE
 from services.engine_client import GenerationStream, rebuild_error
 
 R = TypeVar("R")
+
+_SEND_GRACE_S = 5.0
+"""Time beyond the deadline of the images, in which the last events are sent."""
 
 _TYPE = "image_generation."
 
@@ -67,18 +70,20 @@ class ImageEventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(
-        self, encoder: "EventEncoder", stream: GenerationStream, keepalive_interval_s: float
-    ) -> None:
+    def __init__(self, events: AsyncGenerator[bytes], stream: GenerationStream) -> None:
         self._stream = stream
-        self._events = _events(encoder, stream, keepalive_interval_s)
+        self._events = events
         super().__init__(self._events)
         self.headers["Cache-Control"] = "no-store"
         self.headers["X-Accel-Buffering"] = "no"  # nginx would hold events back otherwise
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await run_while_connected(receive, lambda: self.stream_response(send))
+            # A client that does not read must not hold the connection to the engine for longer than
+            # its own request may take.
+            left_s = self._stream.deadline - asyncio.get_running_loop().time()
+            with move_on_after(left_s + _SEND_GRACE_S):
+                await run_while_connected(receive, lambda: self.stream_response(send))
         finally:
             await self._events.aclose()
             await self._stream.close()
@@ -153,8 +158,11 @@ class EventEncoder:
         }
 
 
-async def _events(
-    encoder: EventEncoder, stream: GenerationStream, keepalive_interval_s: float
+async def image_events(
+    encoder: EventEncoder,
+    stream: GenerationStream,
+    encode: Callable[[Event], Awaitable[list[bytes]]],
+    keepalive_interval_s: float,
 ) -> AsyncGenerator[bytes]:
     """Yield all events, with comments while there are none. An error is the last event."""
     async with aclosing(stream.events()) as events:
@@ -165,8 +173,7 @@ async def _events(
                     yield KEEPALIVE_COMMENT
                 if (event := pending.result()) is None:
                     return
-                # In a thread, because it may write an image to the store.
-                encoded = await to_thread.run_sync(encoder.encode, event)
+                encoded = await encode(event)
             except DTIError as error:
                 encoded, event = [encoder.encode_error(error)], None
             finally:

@@ -3,7 +3,6 @@
 from datetime import datetime
 from typing import Annotated, Any
 
-from anyio import to_thread
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel, Field
 
@@ -13,6 +12,7 @@ from services.api.images.events import (
     EVENT_SCHEMA,
     EventEncoder,
     ImageEventStream,
+    image_events,
     run_while_connected,
 )
 from services.api.images.request import EngineCall, build_engine_call
@@ -27,9 +27,13 @@ from services.api.images.store import PNG
 from services.api.jobs.schemas import JOB, IdCursor, PageLimit, example
 from services.api.middleware.openai_errors import OpenAIProblem
 from services.api.openapi import body_of, plain_problems, problems, raw
+from services.api.threads import FairRoute
+from services.contracts.generation import Event
 
-router = APIRouter(prefix="/v1/images", dependencies=GUARDED, tags=["images"])
-links = APIRouter(prefix="/images", tags=["images"])
+router = APIRouter(
+    prefix="/v1/images", dependencies=GUARDED, tags=["images"], route_class=FairRoute
+)
+links = APIRouter(prefix="/images", tags=["images"], route_class=FairRoute)
 
 _CLIENT_CLOSED = 499
 """The status of a response that no client receives; only the log shows it."""
@@ -79,8 +83,10 @@ class StoredImagePage(BaseModel):
     )
 
 
-def _image_request(body: RawBody) -> ImageGenerationRequest:
-    return parse_image_request(body)
+async def _image_request(
+    state: AppStateDep, principal: CurrentPrincipal, body: RawBody
+) -> ImageGenerationRequest:
+    return await state.shares.threads.run(principal.tenant, parse_image_request, body)
 
 
 @router.post(
@@ -130,7 +136,7 @@ async def _generate(
         images = await collect_images(stream)
     finally:
         await stream.close()
-    body = await to_thread.run_sync(images_response, call, images, urls)
+    body = await state.shares.threads.run(call.request.tenant, images_response, call, images, urls)
     return Response(body, media_type="application/json")
 
 
@@ -139,7 +145,13 @@ async def _stream(
 ) -> Response:
     """Begin a stream. A request that the engine rejects gets an error status, not an event."""
     stream = await state.engines.generate(call.model, call.request, request_id)
-    return ImageEventStream(encoder, stream, state.settings.keepalive_interval_s)
+
+    async def encode(event: Event) -> list[bytes]:
+        # In a thread, because it may write an image to the store.
+        return await state.shares.threads.run(call.request.tenant, encoder.encode, event)
+
+    events = image_events(encoder, stream, encode, state.settings.keepalive_interval_s)
+    return ImageEventStream(events, stream)
 
 
 @router.get("", summary="List stored images, newest first", responses=problems())

@@ -11,15 +11,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from anyio import CapacityLimiter, to_thread
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from services import logs
 from services.api.jobs.schemas import Job
+from services.api.threads import RequestThreads
 from services.contracts.models import ServedModels
 from services.errors import (
     DeletedError,
-    QuotaError,
     ServiceError,
     UnavailableError,
     UnknownJobError,
@@ -29,6 +28,7 @@ from services.ledger.ledger import Ledger
 from services.ledger.queries import view_job
 from services.ledger.workers import ItemProgress, ProgressReader
 from services.settings import ApiSettings
+from services.shares import Reservation, Shares
 
 _POLLER_THREADS = 8
 """The pollers' own threads, so that they take none from requests."""
@@ -76,14 +76,16 @@ class EventBroadcaster:
         progress: ProgressReader,
         served_models: ServedModels,
         settings: ApiSettings,
+        shares: Shares,
     ) -> None:
+        """Create a broadcaster whose streams are divided by `shares`."""
         self._ledger = ledger
         self._progress = progress
         self._models = served_models
         self._settings = settings
-        self._limiter: CapacityLimiter | None = None
+        self._threads = RequestThreads(_POLLER_THREADS)
+        self._shares = shares
         self._feeds: dict[tuple[str, str], _JobFeed] = {}
-        self._streams_of_tenant: dict[str, int] = {}
         self._closed = False
 
     @property
@@ -106,33 +108,27 @@ class EventBroadcaster:
         """Subscribe to a job, until `JobSubscription.close`.
 
         Raises:
-            QuotaError: The tenant has too many streams in this process.
+            QuotaError: The tenant has its share of the streams of this process.
         """
-        count = self._streams_of_tenant.get(tenant, 0)
-        if count >= self._settings.max_streams_per_tenant:
-            raise QuotaError(
-                f"this tenant has {count} event streams open, which is the limit: close one", "30"
-            )
-        self._streams_of_tenant[tenant] = count + 1
+        place = self._shares.reserve(tenant)
         feed = self._feeds.get((tenant, job))
         if feed is None:
             feed = self._feeds[tenant, job] = _JobFeed()
             feed.poller = asyncio.create_task(self._poll(tenant, job, feed))
         feed.num_subscribers += 1
-        return JobSubscription(self, tenant, job, feed)
+        return JobSubscription(self, tenant, job, feed, place)
 
     def unsubscribe(self, tenant: str, job: str, feed: _JobFeed) -> None:
         """End one subscription; the last one of a job ends its poller."""
-        self._streams_of_tenant[tenant] -= 1
-        if not self._streams_of_tenant[tenant]:
-            del self._streams_of_tenant[tenant]
         feed.num_subscribers -= 1
         if not feed.num_subscribers and feed.poller:
             feed.poller.cancel()
             if self._feeds.get((tenant, job)) is feed:
                 del self._feeds[tenant, job]
 
-    async def stream(self, feed: _JobFeed, check_key: Callable[[], object]) -> AsyncIterator[bytes]:
+    async def stream(
+        self, tenant: str, feed: _JobFeed, check_key: Callable[[], object]
+    ) -> AsyncIterator[bytes]:
         """Yield server-sent events until the job ends, the key expires or the stream times out.
 
         `check_key` raises UnknownKeyError once the subscriber's key is no longer valid.
@@ -161,7 +157,7 @@ class EventBroadcaster:
                 yield KEEPALIVE_COMMENT
             if time.monotonic() - checked_at >= _KEY_CHECK_INTERVAL_S:
                 checked_at = time.monotonic()
-                if not await _is_valid(check_key):
+                if not await self._is_valid(tenant, check_key):
                     return
             await _wait(
                 changed,
@@ -172,14 +168,21 @@ class EventBroadcaster:
                 ),
             )
 
+    async def _is_valid(self, tenant: str, check_key: Callable[[], object]) -> bool:
+        try:
+            await self._threads.run(tenant, check_key)
+        except UnknownKeyError:
+            return False
+        except UnavailableError:
+            pass  # An outage of the store must not end the streams: the next check decides.
+        return True
+
     async def _poll(self, tenant: str, job: str, feed: _JobFeed) -> None:
-        if self._limiter is None:  # anyio's limiter can only be made inside the event loop.
-            self._limiter = CapacityLimiter(_POLLER_THREADS)
         while True:
             started = time.monotonic()
             snapshot = feed.snapshot
             try:
-                snapshot = await to_thread.run_sync(self._read, tenant, job, limiter=self._limiter)
+                snapshot = await self._threads.run(tenant, self._read, tenant, job)
             except UnavailableError:
                 pass  # The next poll tries again.
             except ServiceError as error:
@@ -207,26 +210,18 @@ class JobSubscription:
     tenant: str
     job: str
     feed: _JobFeed
+    place: Reservation
 
     def events(self, check_key: Callable[[], object]) -> AsyncIterator[bytes]:
-        return self.broadcaster.stream(self.feed, check_key)
+        return self.broadcaster.stream(self.tenant, self.feed, check_key)
 
     def close(self) -> None:
+        self.place.release()
         self.broadcaster.unsubscribe(self.tenant, self.job, self.feed)
 
 
 def _changed_items(new: ItemProgress, old: ItemProgress) -> dict[str, Any]:
     return {str(index): now for index, now in new.items() if old.get(index, {}) != now}
-
-
-async def _is_valid(check_key: Callable[[], object]) -> bool:
-    try:
-        await to_thread.run_sync(check_key)
-    except UnknownKeyError:
-        return False
-    except UnavailableError:
-        pass  # An outage of the store must not end the streams: the next check decides.
-    return True
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

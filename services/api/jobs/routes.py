@@ -4,10 +4,11 @@ List, get, cancel, retry and delete jobs; list items; stream events. A submissio
 requests with one Idempotency-Key make one job.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
 from typing import Annotated, Any, TypeAlias
 
-from anyio import to_thread
+from anyio import move_on_after
 from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel
@@ -20,6 +21,7 @@ from services.api.jobs import schemas
 from services.api.jobs.events import JobSubscription
 from services.api.openapi import problems
 from services.api.problems import invalid_request
+from services.api.threads import FairRoute
 from services.auth.authenticator import Principal
 from services.contracts.jobs import ItemState, JobRequest, Kind
 from services.errors import ConflictError, QuotaError, UnknownJobError
@@ -67,6 +69,9 @@ _EVENT_RESPONSE: dict[int | str, dict[str, Any]] = {
     }
 }
 
+_STREAM_GRACE_S = 10.0
+"""Time beyond that of a stream, in which its last events are sent."""
+
 log = logs.logger(__name__)
 
 
@@ -75,15 +80,19 @@ class _JobEventResponse(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, subscription: JobSubscription, check_key: Callable[[], object]) -> None:
-        self._subscription = subscription
+    def __init__(
+        self, subscription: JobSubscription, check_key: Callable[[], object], max_stream_s: float
+    ) -> None:
+        self._subscription, self._max_stream_s = subscription, max_stream_s
         super().__init__(subscription.events(check_key))
         self.headers["Cache-Control"] = "no-store"
         self.headers["X-Accel-Buffering"] = "no"  # nginx would hold events back otherwise
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            # The stream ends by itself, but not while a client that does not read makes it wait.
+            with move_on_after(self._max_stream_s + _STREAM_GRACE_S):
+                await super().__call__(scope, receive, send)
         finally:
             self._subscription.close()
 
@@ -106,7 +115,7 @@ class JobRoutes:
     def router(self) -> APIRouter:
         """Return a router with all routes but the submission, which differs between the kinds."""
         prefix, tag = f"/v1/{self._kind}-jobs", f"{self._kind} jobs"
-        router = APIRouter(prefix=prefix, dependencies=GUARDED, tags=[tag])
+        router = APIRouter(prefix=prefix, dependencies=GUARDED, tags=[tag], route_class=FairRoute)
         job: _RouteOptions = {"response_model": schemas.Job}
         jobs: _RouteOptions = {"response_model": schemas.JobPage, "responses": problems()}
         deleted: _RouteOptions = {"status_code": 204, "responses": problems(404)}
@@ -248,10 +257,16 @@ class JobRoutes:
         Comments keep an idle connection open. After a disconnection, connect again: the stream
         starts with the current state, whatever `Last-Event-ID` says.
         """
-        await to_thread.run_sync(queries.view_job, state.ledger, principal.tenant, job, self._kind)
+        await state.shares.threads.run(
+            principal.tenant, queries.view_job, state.ledger, principal.tenant, job, self._kind
+        )
         credential = request.headers["authorization"].partition(" ")[2].strip()
         subscription = state.events.subscribe(principal.tenant, job)
-        return _JobEventResponse(subscription, lambda: state.authenticator.authenticate(credential))
+        return _JobEventResponse(
+            subscription,
+            lambda: state.authenticator.authenticate(credential),
+            state.settings.max_stream_s,
+        )
 
 
 def read_job(
@@ -303,17 +318,19 @@ def submit_job(
         QuotaError: The tenant has too many open items.
         DeletedError: The job or the tenant was deleted.
     """
-    _check_quota(state, principal, key, len(request.items), field, check_references)
-    try:
-        submission = submissions.submit(state.ledger, principal.tenant, key, request)
-    except ConflictError as error:  # The draft of the Idempotency-Key header requires 422.
-        raise invalid_request(("header", "Idempotency-Key"), str(error)) from error
+    with _reserve_items(
+        state, principal, key, len(request.items), field, check_references
+    ) as submitted:
+        try:
+            submission = submissions.submit(state.ledger, principal.tenant, key, request)
+        except ConflictError as error:  # The draft of the Idempotency-Key header requires 422.
+            raise invalid_request(("header", "Idempotency-Key"), str(error)) from error
+        if submission.created:
+            submitted()
     url = request.shared.get("webhook")
     if isinstance(url, str):
         # Before the response: a client that gets none sends the request again, and this again.
         subscriptions.subscribe(state.ledger.store, principal.tenant, submission.job, url)
-    if submission.created:
-        state.quotas.add(principal.tenant, len(request.items))
     with logs.bound(job=submission.job):
         log.info(
             "job submitted",
@@ -328,15 +345,20 @@ def submit_job(
     return JSONResponse(job.model_dump(mode="json"), 202, headers)
 
 
-def _check_quota(
+@contextmanager
+def _reserve_items(
     state: AppState,
     principal: Principal,
     key: str,
     num_items: int,
     field: str,
     check_references: Callable[[], None],
-) -> None:
-    """Check the quota of a new job. A replay adds no items, so it always passes."""
+) -> Generator[Callable[[], None]]:
+    """Reserve the items of a new job. A replay adds no items, so it always passes.
+
+    Yields:
+        A function to call when the job was created.
+    """
     # No waiting helps such a job, so that this is an error of the request and no 429.
     if num_items > principal.limits.open_items:
         raise invalid_request(
@@ -345,10 +367,13 @@ def _check_quota(
             f"{principal.limits.open_items}",
         )
     if state.ledger.exists(idempotency_key(principal.tenant, key)):
+        yield lambda: None
         return
     check_references()
-    try:
-        state.quotas.check(principal, num_items)
-    except QuotaError:
-        state.metrics.count("dti_rate_limited_total", limit="open_items")
-        raise
+    with ExitStack() as stack:
+        try:
+            submitted = stack.enter_context(state.quotas.reserve(principal, num_items))
+        except QuotaError:
+            state.metrics.count("dti_rate_limited_total", limit="open_items")
+            raise
+        yield submitted

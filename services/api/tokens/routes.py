@@ -18,6 +18,7 @@ from services.api.dependencies import GUARDED, AppStateDep, CurrentPrincipal
 from services.api.jobs.schemas import JOB, JOB_PATTERN, PageLimit, example
 from services.api.openapi import problems, raw
 from services.api.problems import invalid_request
+from services.api.threads import FairRoute
 from services.api.tokens.index import TokenIndex, read_indexed_token
 from services.errors import UnknownJobError
 from services.ledger import deletion
@@ -40,7 +41,9 @@ def read_manifest(payload: bytes) -> dict[str, JsonValue] | None:
     return manifest if isinstance(manifest, dict) else None
 
 
-router = APIRouter(prefix="/v1/tokens", dependencies=GUARDED, tags=["tokens"])
+router = APIRouter(
+    prefix="/v1/tokens", dependencies=GUARDED, tags=["tokens"], route_class=FairRoute
+)
 
 TOKEN = f"tok_{JOB}0000000"
 _EXAMPLE: dict[str, Any] = {

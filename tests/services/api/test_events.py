@@ -93,7 +93,7 @@ def test_streams_of_one_job_share_a_poller_that_ends_with_the_last(site: Any, pa
         assert streams.num_polled_jobs == 1
         answers[-1].__exit__(None, None, None)
         parts.until(lambda: streams.num_polled_jobs == 0)
-        assert streams._streams_of_tenant == {}
+        assert site.app.state.service.shares.event_streams.used == 0
         # The last read may have been under way.
         before = len(looks)
         threading.Event().wait(0.3)

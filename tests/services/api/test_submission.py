@@ -258,3 +258,13 @@ def test_submissions_increase_a_cached_count_of_open_items(new_site: Any) -> Non
     site.limit("acme", open_items=3)
     statuses = [site.submit({"subjects": site.subjects("a", "b")}).status_code for _ in range(2)]
     assert statuses == [202, 429]
+
+
+def test_jobs_that_are_submitted_at_once_never_exceed_the_quota(site: Any, at_once: Any) -> None:
+    site.limit("acme", open_items=10)
+    site.get("/v1/audit")  # The new limits are in force.
+    answers = at_once(30, lambda: site.submit({"subjects": site.subjects(*"abcde")}).status_code)
+    assert set(answers) == {202, 429}
+    assert 1 <= answers.count(202) <= 2
+    site.work_off()
+    assert site.submit({"subjects": site.subjects(*"abcde")}).status_code == 202

@@ -77,7 +77,7 @@ def test_the_buckets_are_an_lru_of_bounded_size() -> None:
     for number in range(100):
         rates.acquire(f"t{number}", _LIMITS)
         assert rates.acquire("busy", _LIMITS) > 0
-    assert len(rates._buckets) == 10
+    assert len(rates._buckets._buckets) == 10
 
 
 def test_concurrent_requests_do_not_exceed_the_burst() -> None:
