@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, JsonValue, model_validator
 
 from dti_engine.images.bundles.members import collision_key
 from dti_engine.images.bundles.reader import DESCRIPTION
-from dti_engine.images.decode import SUFFIXES
+from dti_engine.images.file_formats import SUFFIXES
 from services.api.jobs.schemas import BaseJobRequest
 from services.contracts.jobs import MAX_ITEMS, PRINTABLE, Label
 from services.contracts.training import Digest, TrainingItem, default_placeholder
