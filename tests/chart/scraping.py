@@ -193,8 +193,8 @@ def _wait_for_scrapes(running: Prometheus, process: subprocess.Popen[bytes], log
         assert time.monotonic() < end, log.read_text()
         try:
             found = running.query("min(sum_over_time(up[1m])) > 3")
-        except httpx.HTTPError:
-            found = []
+        except (httpx.HTTPError, json.JSONDecodeError):
+            found = []  # It does not listen yet, or says in plain words that it is not ready.
         if found:
             return
         time.sleep(0.3)
