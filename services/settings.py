@@ -112,14 +112,10 @@ class SupervisorTimeouts(_Part):
         default=600, ge=0, description="time that a model keeps its place if others have none"
     )
     upload_retention_s: float | None = Field(
-        default=None,
-        ge=3600,
-        description="age at which uploads that no open job needs are deleted; none: they are kept",
+        default=None, ge=3600, description="age at which unneeded uploads are deleted; none: never"
     )
     image_retention_s: float | None = Field(
-        default=None,
-        ge=3600,
-        description="age at which stored images of requests are deleted; none: they are kept",
+        default=None, ge=3600, description="age at which stored images are deleted; none: never"
     )
 
 
@@ -155,10 +151,7 @@ class ApiSettings(ShareSettings, RequestTimeout):
     """Limits and timeouts of the API."""
 
     presigned_upload_ttl_s: int = Field(
-        default=900,
-        ge=1,
-        le=86400,
-        description="time for which a presigned form for an upload is valid",
+        default=900, ge=1, le=86400, description="time for which a form for an upload is valid"
     )
     allow_private_webhooks: PrivateWebhooks = False
     event_poll_interval_s: float = Field(
@@ -252,9 +245,8 @@ class EngineSecret(EnvironmentSettings):
     engine_secret: str = Field(
         min_length=1,
         repr=False,
-        description="secret of engines and their callers, such as one by `openssl rand -hex 32`, "
-        "or several, separated by commas: the first is sent, any is accepted; give it as a "
-        "variable or a file, since other users can see flags",
+        description="secret of engines and their callers, such as one by `openssl rand -hex 32`; of "
+        "several, separated by commas, the first is sent; not as a flag, which others see",
     )
 
 
@@ -296,8 +288,7 @@ class ApiProcessSettings(  # pyright: ignore[reportIncompatibleVariableOverride]
     engine_secret: str = Field(
         default="",
         repr=False,
-        description="secret that is shared with the engines, or several, separated by commas: the "
-        "first is sent",
+        description="secret of the engines; of several, separated by commas, the first is sent",
     )
 
     @model_validator(mode="after")

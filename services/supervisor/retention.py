@@ -24,7 +24,7 @@ log = logs.logger(__name__)
 _GONE = (DamagedRecordError, DeletedError, UnknownJobError)
 
 
-class Retention:
+class RetentionSweep:
     """Deletes what is older than its retention time, if it has one."""
 
     def __init__(self, ledger: Ledger, timeouts: SupervisorTimeouts) -> None:

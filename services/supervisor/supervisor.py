@@ -14,7 +14,7 @@ from services.process import error_boundary
 from services.settings import SupervisorTimeouts
 from services.supervisor.autoscaler import StartBackoff, desired_workers, scale
 from services.supervisor.fair_share import FairShare
-from services.supervisor.retention import Retention
+from services.supervisor.retention import RetentionSweep
 from services.training.pool import ClusterNode, WorkerStatus
 
 log = logs.logger(__name__)
@@ -194,7 +194,7 @@ class _Sweeper:
         """
         # Not the recovery of the passes, which keeps what it knows of workers from pass to pass.
         self._recovery = Recovery(ledger)
-        self._retention = Retention(ledger, timeouts)
+        self._retention = RetentionSweep(ledger, timeouts)
         self._interval_s, self._clock = timeouts.sweep_interval_s, clock
         self._began = float("-inf")
         self._thread: threading.Thread | None = None

@@ -10,7 +10,7 @@ from services.ledger.recovery import Recovery
 from services.ledger.submissions import cancel, submit
 from services.settings import SupervisorTimeouts
 from services.storage.memory import MemoryStore
-from services.supervisor.retention import Retention
+from services.supervisor.retention import RetentionSweep
 
 _HOUR = 3600.0
 
@@ -23,7 +23,7 @@ class _Place:
         self.ledger = Ledger.open(MemoryStore(lambda: self.now))
 
     def sweep(self, **settings: float) -> None:
-        Retention(self.ledger, SupervisorTimeouts.model_validate(settings)).sweep()
+        RetentionSweep(self.ledger, SupervisorTimeouts.model_validate(settings)).sweep()
 
     def upload(self, body: bytes) -> str:
         sha256 = hashlib.sha256(body).hexdigest()
