@@ -245,8 +245,8 @@ class EngineSecret(EnvironmentSettings):
     engine_secret: str = Field(
         min_length=1,
         repr=False,
-        description="secret of engines and their callers, such as one by `openssl rand -hex 32`; of "
-        "several, separated by commas, the first is sent; not as a flag, which others see",
+        description="secret of engines and their callers, such as one by `openssl rand -hex 32`; "
+        "of several, separated by commas, the first is sent; not as a flag, which others see",
     )
 
 
