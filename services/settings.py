@@ -178,7 +178,7 @@ class ApiSettings(ShareSettings, RequestTimeout):
     )
     public_url: HttpUrl | None = Field(
         default=None,
-        description="URL of this service in links to images; none: the URL of the request",
+        description="URL of this service, with a proxy's path prefix; none: that of the request",
     )
 
 

@@ -18,6 +18,7 @@ from services.api.jobs.events import EventBroadcaster
 from services.api.jobs.quotas import Quotas
 from services.api.middleware.auth import AuthMiddleware
 from services.api.middleware.openai_errors import OpenAIErrorMiddleware, OpenAIProblem
+from services.api.middleware.proxies import HeadMiddleware, LocationMiddleware, path_prefix
 from services.api.middleware.request_log import RequestLogMiddleware
 from services.api.readiness import Readiness
 from services.api.server import FramingMiddleware
@@ -97,6 +98,7 @@ def create_app(
         GenerationJobRequest,
         ImageGenerationRequest,
         responses=[OpenAIProblem],
+        path_prefix=path_prefix(settings.public_url),
     )
     return app
 
@@ -137,6 +139,8 @@ def _middleware(state: AppState) -> list[Middleware]:
     """Return the middleware, the outermost first: it also converts errors of those inside it."""
     return [
         Middleware(browser.SecurityHeadersMiddleware),
+        Middleware(LocationMiddleware, prefix=path_prefix(state.settings.public_url)),
+        Middleware(HeadMiddleware),
         Middleware(OpenAIErrorMiddleware),
         Middleware(RequestLogMiddleware, metrics=state.metrics),
         Middleware(FramingMiddleware),

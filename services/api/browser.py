@@ -28,6 +28,7 @@ _PAGE = """<!doctype html>
 </head>
 <body>
 <div id="swagger-ui"></div>
+<noscript>This page needs scripts. The document has the url: 'openapi.json'.</noscript>
 <script src="docs/swagger-ui-bundle.js"></script>
 <script src="docs/start.js"></script>
 </body>

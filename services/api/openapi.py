@@ -80,7 +80,10 @@ def raw(media_type: str, description: str, *, binary: bool = True) -> dict[str, 
 
 
 def install(
-    app: FastAPI, *requests: type[BaseModel], responses: Sequence[type[BaseModel]] = ()
+    app: FastAPI,
+    *requests: type[BaseModel],
+    responses: Sequence[type[BaseModel]] = (),
+    path_prefix: str = "",
 ) -> None:
     """Add schemas to the app's OpenAPI document that FastAPI cannot see.
 
@@ -88,6 +91,7 @@ def install(
         app: The app.
         requests: Models that routes name by `body_of`.
         responses: Models that only `problems` names; `Problem` is always added.
+        path_prefix: The path at which a proxy has the app.
     """
 
     def build_document() -> dict[str, Any]:
@@ -98,6 +102,7 @@ def install(
                 summary="Directional Textual Inversion as a service",
                 description=_DESCRIPTION,
                 routes=app.routes,
+                servers=[{"url": path_prefix}] if path_prefix else None,
             )
             _, definitions = models_json_schema(
                 [

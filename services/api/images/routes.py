@@ -112,7 +112,7 @@ async def create_images(
     settings = state.settings
     call = build_engine_call(image_request, principal, state.models, settings.generation_timeout_s)
     urls = None
-    if image_request.response_format == "url":
+    if image_request.wants_url:
         base_url = settings.public_url or str(request.base_url)
         urls = ImageUrls(state.images, principal.tenant, base_url)
     request_id = request.state.request_id

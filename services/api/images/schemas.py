@@ -173,8 +173,8 @@ class ImageGenerationRequest(SamplingRequest):
     )
     response_format: Literal["b64_json", "url"] | None = Field(
         default=None,
-        description="`b64_json`, the default, returns the PNG in base64; `url` stores the image "
-        "and returns a link.",
+        description="`b64_json` returns the PNG in base64; `url` stores the image and returns a "
+        "link. The default is `b64_json`, and `url` for the names `dall-e-...`, as OpenAI has it.",
     )
     stream: bool | None = Field(
         default=None, description="Send progress and images as server-sent events."
@@ -213,6 +213,13 @@ class ImageGenerationRequest(SamplingRequest):
         description="The time in seconds that the images may take: by default, and at most, what "
         "the service allows, which is 300 unless its operator changes it.",
     )
+
+    @property
+    def wants_url(self) -> bool:
+        """Return whether images are stored and linked."""
+        if self.response_format is None and not self.stream:
+            return (self.model or "").startswith("dall-e")
+        return self.response_format == "url"
 
     @model_validator(mode="after")
     def _reject_duplicate_placeholders(self) -> "ImageGenerationRequest":

@@ -1,14 +1,12 @@
 """Schemas of requests for training jobs."""
 
 from collections.abc import Mapping
-from pathlib import PurePath
 from typing import Any
 
 from pydantic import ConfigDict, Field, JsonValue, model_validator
 
 from dti_engine.images.bundles.members import collision_key
 from dti_engine.images.bundles.reader import DESCRIPTION
-from dti_engine.images.file_formats import SUFFIXES
 from services.api.jobs.schemas import BaseJobRequest
 from services.contracts.jobs import MAX_ITEMS, PRINTABLE, Label
 from services.contracts.training import Digest, TrainingItem, default_placeholder
@@ -59,10 +57,6 @@ class Subject(TrainingItem):
         # Only bundle.json can tell the rest, such as which of the files are masks.
         if not names or DESCRIPTION in names:
             return self
-        if others := [name for name in names if PurePath(name).suffix.lower() not in SUFFIXES]:
-            raise ValueError(
-                f"image {others[0]!r} must end with .jpg, .jpeg, .png or .webp: rename or remove it"
-            )
         if len({collision_key(name) for name in names}) < len(names):
             raise ValueError("two images have names that are one on some systems: rename one")
         if len({image.sha256 for image in self.images}) < len(names):

@@ -36,7 +36,7 @@ def _image(data: str) -> Image.Image:
 def test_openais_client_gets_images_with_openais_fields_alone(
     client: openai.OpenAI, engine: StubEngine
 ) -> None:
-    answer = client.images.generate(prompt="a dog", model="dall-e-3", n=2, size="32x48")
+    answer = client.images.generate(prompt="a dog", model="gpt-image-1", n=2, size="32x48")
     assert (answer.size, answer.output_format, answer.background) == ("32x48", "png", "opaque")
     assert answer.data
     seeds = [data.seed for data in answer.data]
@@ -46,7 +46,7 @@ def test_openais_client_gets_images_with_openais_fields_alone(
         assert (image.size, image.getpixel((0, 0))) == ((32, 48), colour(data.seed))
         assert data.settings["seed"] == data.seed
         assert (data.url, data.revised_prompt) == (None, None)
-    assert answer.warnings == ["there is no model dall-e-3 here: miniature was used"]
+    assert answer.warnings == ["there is no model gpt-image-1 here: miniature was used"]
     [(model, request)] = engine.requests
     assert (model, request.tenant, request.timeout_s, request.progress) == (
         *("miniature", "acme"),
@@ -372,3 +372,24 @@ def test_a_timeout_above_the_limit_of_the_service_is_refused(new_image_site: Any
     answer = site.generate(timeout_s=21)
     assert answer.status_code == 422
     assert "at most 20 (its setting generation_timeout_s)" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("model", "response_format", "key"),
+    [
+        ("dall-e-2", None, "url"),
+        ("dall-e-3", None, "url"),
+        ("dall-e-3", "b64_json", "b64_json"),
+        ("gpt-image-1", None, "b64_json"),
+        ("gpt-image-1", "url", "url"),
+        (None, None, "b64_json"),
+    ],
+)
+def test_the_default_form_of_an_image_is_openais_for_the_model(
+    image_site: Any, model: str | None, response_format: str | None, key: str
+) -> None:
+    body = {"model": model, "response_format": response_format}
+    answer = image_site.generate(**{name: value for name, value in body.items() if value})
+    assert answer.status_code == 200, answer.text
+    (image,) = answer.json()["data"]
+    assert [name for name in ("url", "b64_json") if image[name]] == [key]
