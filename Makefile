@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 TORCH  := $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo demo-service test test-all check lint types imports house format chart docs bench simulate kills kills-of-service clean
+.PHONY: help setup setup-dev demo demo-service test test-all check lint types imports house format chart docs bench simulate mutants kills kills-of-service clean
 
 help: ## prints this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,7 @@ bench: $(VENV)/.dev ## measures speed, memory and steps on this machine
 	$(BIN)/python -m benchmarks.training.schedules
 	$(BIN)/python -m benchmarks.training.operations
 	$(BIN)/python -m benchmarks.training.activations
+	$(BIN)/python -m benchmarks.training.sandbox
 	$(BIN)/python -m benchmarks.training.subjects
 	$(BIN)/python -m benchmarks.generation.images
 	$(BIN)/python -m benchmarks.generation.continuous_batching
@@ -82,6 +83,9 @@ SEEDS ?= 1000
 simulate: $(VENV)/.dev ## simulates the ledger under faults, SEEDS times (SEEDS=200000 for many)
 	PYTHONPATH=tests $(BIN)/python -m chaos.simulation $(SEEDS)
 
+mutants: $(VENV)/.dev ## takes out one safeguard after the other, and some test must fail (MUTANTS="a b" for some)
+	PYTHONPATH=tests $(BIN)/python -m mutants $(MUTANTS)
+
 STORE ?= kills-output
 ROUNDS ?= 10
 kills: $(VENV)/.dev ## kills and stops the ledger's processes on STORE (a folder or s3://...), ROUNDS times
@@ -91,7 +95,7 @@ kills-of-service: $(VENV)/.dev ## does the same to the whole service: workers, s
 	PYTHONPATH=tests $(BIN)/python -m chaos.service $(STORE) --rounds $(ROUNDS)
 
 clean: ## removes what make made
-	rm -rf $(VENV) site demo-output demo-service-output kills-output .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) site demo-output demo-service-output kills-output mutants-output .pytest_cache .ruff_cache *.egg-info
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -1,5 +1,6 @@
 """Workers on nodes that come and go: a node says that it goes, and one is made where none is."""
 
+import io
 import os
 import shutil
 import signal
@@ -104,7 +105,7 @@ def submit_one(
 
     data = next(iter(bundles.values()))
     sha256 = hashlib.sha256(data).hexdigest()
-    uploads.write(ledger.store, "acme", sha256, data)
+    uploads.write(ledger.store, "acme", sha256, io.BytesIO(data))
     config = miniature().changed(steps=steps)
     order = TrainingJobSpec(
         model="miniature",

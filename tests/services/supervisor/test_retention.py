@@ -1,6 +1,7 @@
 """What is older than its retention time is deleted, except for what open jobs need."""
 
 import hashlib
+import io
 from datetime import UTC, datetime, timedelta
 
 from services.contracts.jobs import JobItem, JobRequest
@@ -27,7 +28,7 @@ class _Place:
 
     def upload(self, body: bytes) -> str:
         sha256 = hashlib.sha256(body).hexdigest()
-        uploads.write(self.ledger.store, "acme", sha256, body)
+        uploads.write(self.ledger.store, "acme", sha256, io.BytesIO(body))
         return sha256
 
     def uploads(self) -> set[str]:

@@ -1,6 +1,7 @@
 """Subjects of the miniature's world, submitted to a ledger in memory."""
 
 import hashlib
+import io
 import secrets
 import threading
 import time
@@ -45,7 +46,7 @@ class Workshop:
 
     def upload(self, data: bytes, tenant: str | None = None) -> str:
         sha256 = hashlib.sha256(data).hexdigest()
-        uploads.write(self.ledger.store, tenant or self.tenant, sha256, data)
+        uploads.write(self.ledger.store, tenant or self.tenant, sha256, io.BytesIO(data))
         return sha256
 
     def works(self, count: int, tenant: str | None = None) -> dict[str, TrainingItem]:

@@ -44,7 +44,7 @@ def _bundle(description: dict[str, object]) -> bytes:
 def _claimed(store: MemoryStore, bundle: bytes) -> Attempt:
     ledger = Ledger.open(store, LedgerSettings(lease_s=60, poll_interval_s=0.001))
     sha256 = hashlib.sha256(bundle).hexdigest()
-    uploads.write(store, "acme", sha256, bundle)
+    uploads.write(store, "acme", sha256, io.BytesIO(bundle))
     spec = TrainingJobSpec(
         model="miniature",
         recipe="miniature",
@@ -95,7 +95,7 @@ def test_an_upload_has_no_name_in_the_temporary_folder(
 
 
 KILLED = """
-import hashlib, sys, time
+import hashlib, io, sys, time
 from services.contracts.training import TrainingItem
 from services.ledger import uploads
 from services.storage.memory import MemoryStore
@@ -107,7 +107,7 @@ def check(source, *, resolution):
 
 bundle = sys.stdin.buffer.read()
 store, sha256 = MemoryStore(), hashlib.sha256(bundle).hexdigest()
-uploads.write(store, "acme", sha256, bundle)
+uploads.write(store, "acme", sha256, io.BytesIO(bundle))
 loader.check_bundle = check
 loader._read_bundle(store, "acme", TrainingItem(bundle=sha256), 64)
 """

@@ -109,7 +109,13 @@ def test_a_decoder_that_dies_costs_one_image(png: Png) -> None:
 def test_replies_of_a_compromised_decoder_are_checked(
     reply: bytes, png: Png, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    code = f"import sys; o = sys.stdout.buffer; o.write(b'D' + bytes(16) + {reply!r}); o.flush()"
+    # It stays until it has the request: one that ends before is not even read.
+    code = f"""
+import sys
+sys.stdout.buffer.write(b"D" + bytes(16) + {reply!r})
+sys.stdout.buffer.flush()
+sys.stdin.buffer.read(9)
+"""
     replace_sandbox_process(tmp_path, monkeypatch, code)
     with (
         Decoder(DEFAULT_LIMITS) as decoder,

@@ -142,7 +142,9 @@ def test_what_it_says_is_short_and_printable(
     for size, text in ((MAX_TEXT, "\x1b[2J" * 75), (10**9, "x")):
         start = b"D" + bytes(16)
         reply = sandbox_process.REPLY.pack(b"E", 0, 0, size) + text.encode()
+        # It stays until it has the request: one that ends before is not even read.
         code = f"import sys; o = sys.stdout.buffer; o.write({start + reply!r}); o.flush()"
+        code += "; sys.stdin.buffer.read(9)"
         package = tmp_path / str(size) / "dti_engine" / "images" / "bundles"
         package.mkdir(parents=True)
         for parent in (package, package.parent, package.parent.parent):
