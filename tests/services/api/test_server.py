@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import httpx2 as httpx
@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from services import logs
 from services.api.app import create_app
+from services.api.images.store import ImageStore, SignedLinks
 from services.api.server import Server
 from services.auth.keys import create_key
 from services.contracts.models import MINIATURE
@@ -222,6 +223,113 @@ def test_a_body_that_does_not_arrive_in_time_is_a_problem(target: str) -> None:
     assert answer.startswith("HTTP/1.1 408 "), answer
     assert "the body took longer than 0.3 s" in answer
     assert "urn:dti:problem:timeout" in answer
+
+
+def test_a_head_without_an_end_is_refused() -> None:
+    with (
+        serving(MemoryStore()) as server,
+        socket.create_connection(address(server), timeout=10) as connection,
+    ):
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: ")
+        sent = 0
+        with suppress(ConnectionError):
+            while sent < 20_000_000:
+                connection.sendall(b"x" * 100_000)
+                sent += 100_000
+        assert sent < 10_000_000
+
+
+def test_connections_that_ask_nothing_make_room_for_requests() -> None:
+    with serving(MemoryStore(), max_connections=10) as server, ExitStack() as stack:
+        for number in range(30):
+            idle = stack.enter_context(socket.create_connection(address(server)))
+            idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n" if number % 2 else b"")
+        assert "200 OK" in exchange(server, SMUGGLED, seconds=0.2)
+        assert len(server.places) <= 5
+
+
+def test_an_address_that_is_no_proxy_has_a_limit_of_its_own() -> None:
+    with (
+        serving(MemoryStore(), trusted_proxies="10.0.0.1", max_connections_per_address=3) as server,
+        ExitStack() as stack,
+    ):
+        for _ in range(10):
+            stack.enter_context(socket.create_connection(address(server)))
+        assert "200 OK" in exchange(server, SMUGGLED, seconds=0.2)
+        assert len(server.places) <= 3
+
+
+def test_requests_in_progress_are_not_ended_for_new_connections() -> None:
+    store = MemoryStore()
+    key = create_key(store, "acme").credential
+    head = (
+        f"POST /v1/images/generations HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {key}\r\n"
+        f"Content-Length: {len(IMAGE)}\r\n\r\n"
+    )
+    with serving(store, max_connections=4) as server, ExitStack() as stack:
+        working = [stack.enter_context(socket.create_connection(address(server))) for _ in "ab"]
+        for each in working:
+            each.sendall(head.encode())
+        time.sleep(0.2)
+        assert "503 Service Unavailable" in exchange(server)
+        for each in working:
+            each.sendall(IMAGE.encode())
+            assert b"retry-after: 60" in each.recv(65536)
+
+
+def test_a_client_that_does_not_read_its_response_is_disconnected() -> None:
+    store = MemoryStore()
+    key = create_key(store, "acme").credential
+    name = store_image(store, b"x" * 30_000_000)
+    ask = f"GET /v1/images/{name} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {key}\r\n\r\n"
+    with (
+        serving(store, response_stall_timeout_s=0.3) as server,
+        socket.socket() as connection,
+    ):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(address(server))
+        connection.sendall(ask.encode())
+        deadline = time.monotonic() + 10
+        while len(server.places) == 0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        while len(server.places) > 0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(server.places) == 0
+        assert server._app.state.service.shares.requests.used == 0
+
+
+def store_image(store: MemoryStore, body: bytes) -> str:
+    return ImageStore(Ledger.open(store), SignedLinks(store), 60).save("acme", body)
+
+
+def test_unknown_keys_are_refused_without_a_read_after_some(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = MemoryStore()
+    known = create_key(store, "acme").credential
+    reads: list[str] = []
+    read = store.read
+
+    def counted(key: str, **options: Any) -> Any:
+        reads.append(key)
+        return read(key, **options)
+
+    monkeypatch.setattr(store, "read", counted)
+    with serving(store) as server:
+        url = "http://{}:{}/v1/models".format(*address(server))
+        with httpx.Client() as client:
+
+            def ask(key: str) -> httpx.Response:
+                return client.get(url, headers={"Authorization": f"Bearer {key}"})
+
+            assert ask(known).status_code == 200
+            reads.clear()
+            secret = known.rpartition("_")[2]
+            statuses = [ask(f"dti_{n:016x}_{secret}").status_code for n in range(60)]
+            assert statuses[:20] == [401] * 20
+            assert statuses.count(429) > 30
+            assert len(reads) <= 60 - statuses.count(429)
+            assert ask(known).status_code == 200
 
 
 class SilentStore(MemoryStore):
