@@ -44,12 +44,13 @@ def check(
     """Check bundles as training does, and list every image, caption and mask.
 
     A bundle is a folder, zip or tar of one subject's images; docs/how-to/bundles.md describes it.
-    The exit code is 2 if a bundle is refused; warnings leave it at 0.
+    A folder of bundles stands for all of them, as in training. The exit code is 2 if a bundle is
+    refused; warnings leave it at 0.
     """
-    from dti_engine.images.bundles.bundle import check_bundle
+    from dti_engine.images.bundles.bundle import check_bundle, expand_paths
 
     checked = list["Bundle"]()
-    for path in paths:
+    for path in expand_paths(paths):
         checked.append(check_bundle(path, resolution=resolution))
         if not as_json:
             _print_bundle(checked[-1])

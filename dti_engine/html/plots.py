@@ -196,13 +196,12 @@ def distribution(groups: Sequence[Group[float]], *, x_label: str, y_label: str) 
     The bars span at least 1, because values that differ by rounding alone must not look far apart.
     """
     values = [value for group in groups for value in group.members]
-    middle, reach = (min(values) + max(values)) / 2, max(1.0, max(values) - min(values)) / 2
     with canvas(x_label=x_label, y_label=y_label, width=_WIDTH) as drawing:
         drawing.axes.hist(
             [list(group.members) for group in groups],
             # An odd number, so that the middle lies within a bar.
             bins=min(40, max(8, ceil(2 * len(values) ** (1 / 3)))) | 1,
-            range=(middle - reach, middle + reach),
+            range=_bar_range(values),
             stacked=True,
             color=[drawing.colour(group.colour) for group in groups],
             label=[group.label for group in groups],
@@ -213,6 +212,15 @@ def distribution(groups: Sequence[Group[float]], *, x_label: str, y_label: str) 
         )
         drawing.axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         return drawing.svg()
+
+
+def _bar_range(values: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of a histogram: at least 1 apart, and no value lies beyond them."""
+    low, high = min(values), max(values)
+    middle = (low + high) / 2
+    # Rounding puts `middle` plus or minus half of the range inside the extremes in every third
+    # case, and the histogram would leave them out.
+    return min(low, middle - 0.5), max(high, middle + 0.5)
 
 
 def _is_emphasized(group: Group[T], groups: Sequence[Group[T]]) -> bool:

@@ -24,6 +24,7 @@ from dti_engine.images.file_formats import READABLE, SUFFIXES, image_format
 
 _MAX_LINES = 50  # of an error message; `check_bundle` returns all findings
 _HASH_SIDE = 8
+_MASK_ENDINGS = ("-masklabel.png", ".mask.png")  # of OneTrainer and of forks of kohya's scripts
 _NESTED = (
     f"in a nested folder; images lie beside {DESCRIPTION}, and only masks that it names may lie "
     "deeper"
@@ -98,9 +99,10 @@ def check_bundle(
     if DESCRIPTION in contents.files:
         description, description_errors = parse(contents.files.pop(DESCRIPTION))
         errors += description_errors
+    masks = _masks_beside(contents.files)
     files = dict[str, bytes]()
     for name, data in contents.files.items():
-        if name in description.masks:
+        if name in description.masks or name in masks.values():
             continue  # checked with its image
         if _is_stray(name, data):
             strays.append(BundleFinding(name, "no image; it is passed over"))
@@ -122,7 +124,7 @@ def check_bundle(
                 # Before the mask is decoded: a copy, or an image beyond the limit, is not worth it.
                 _check_among(image, images, limits)
                 notes = description.images.get(name, ImageNotes())
-                mask = _mask(notes.mask, image, contents.files, decoder)
+                mask = _mask(notes.mask or masks.get(name), image, contents.files, decoder)
                 images.append(replace(image, caption=notes.caption, mask=mask))
             except InvalidImageError as error:
                 errors.append(BundleFinding(name, str(error)))
@@ -131,6 +133,22 @@ def check_bundle(
     warnings = strays + (list(_warnings(images, resolution, limits)) if images else [])
     path = source if isinstance(source, Path) else None
     return Bundle(path, description, images, errors, warnings)
+
+
+def _masks_beside(files: Mapping[str, bytes]) -> dict[str, str]:
+    """Return image -> its mask, for masks that other trainers keep beside images.
+
+    OneTrainer names the mask of `rex.jpg` `rex-masklabel.png`, and forks of kohya's scripts
+    `rex.mask.png`.
+    """
+    images = {Path(name).stem: name for name in files if "/" not in name}
+    masks = dict[str, str]()
+    for name in files:
+        for ending in _MASK_ENDINGS:
+            stem = name.removesuffix(ending)
+            if stem != name and stem in images:
+                masks[images[stem]] = name
+    return masks
 
 
 def _is_stray(name: str, data: bytes) -> bool:

@@ -1,5 +1,6 @@
 """The schema of `bundle.json`: a description of the subject and of single images."""
 
+import codecs
 import re
 from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
@@ -137,7 +138,7 @@ def parse(data: bytes) -> tuple[BundleDescription, list[BundleFinding]]:
     """Parse a JSON file; return the valid description and the errors of the rest."""
     try:
         # Unlike `json`, it limits recursion and rejects invalid UTF-8.
-        values = from_json(data)
+        values = from_json(data.removeprefix(codecs.BOM_UTF8))  # Windows' editors write it
     except ValueError as error:
         return BundleDescription(), [BundleFinding(DESCRIPTION, f"is not JSON in UTF-8 ({error})")]
     if not isinstance(values, dict):

@@ -99,6 +99,17 @@ def test_check_continues_after_a_refused_bundle(dti: Dti, folder: Path, tmp_path
     assert len(good["images"]) == 3
 
 
+def test_check_takes_a_folder_of_bundles_as_training_does(
+    dti: Dti, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "all").mkdir()
+    folder.rename(tmp_path / "all" / "rex")
+    result = dti("bundle", "check", tmp_path / "all", "--json")
+    assert result.exit_code == 0
+    (bundle,) = json.loads(result.stdout)["bundles"]
+    assert bundle["path"] == str(tmp_path / "all" / "rex")
+
+
 # preview
 
 

@@ -3,7 +3,19 @@
 import re
 import xml.etree.ElementTree as ET
 
-from dti_engine.html.plots import Curve, Dot, Group, Line, curves, distribution, plot, scatter
+import numpy as np
+
+from dti_engine.html.plots import (
+    Curve,
+    Dot,
+    Group,
+    Line,
+    _bar_range,
+    curves,
+    distribution,
+    plot,
+    scatter,
+)
 
 
 def _links(svg: str) -> list[tuple[str, str]]:
@@ -67,3 +79,12 @@ def test_values_that_are_equal_but_for_rounding_fall_into_one_bar() -> None:
     svg = distribution([Group("all", "line-1", [1.7, 1.7 + 1e-9])], x_label="x", y_label="y")
     assert "e−" not in svg
     assert ">2</text>" in svg  # both in a bar, which is 2 high
+
+
+def test_the_bars_of_a_histogram_add_up_to_all_values() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(2000):
+        values = random.normal(70, 10 ** random.uniform(-4, 2), random.integers(1, 40)).tolist()
+        counts, edges = np.histogram(values, bins=9, range=_bar_range(values))
+        assert counts.sum() == len(values)
+        assert edges[-1] - edges[0] > 0.999

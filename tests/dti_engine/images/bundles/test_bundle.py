@@ -113,6 +113,24 @@ def test_a_name_may_be_written_with_composed_or_with_separate_accents(png: Png, 
     assert (subject_image.name, subject_image.caption) == ("\u00e4.png", "a {}")
 
 
+@over_forms
+@pytest.mark.parametrize("ending", ["-masklabel.png", ".mask.png"])
+def test_masks_of_other_trainers_are_masks(form: str, ending: str, png: Png, pack: Pack) -> None:
+    files = {"a.jpg": png(0, format="JPEG"), f"a{ending}": mask(), "b.png": png(1)}
+    images = load_bundle(pack(form, files)).images
+    assert [(each.name, each.mask is not None) for each in images] == [
+        ("a.jpg", True),
+        ("b.png", False),
+    ]
+
+
+def test_a_description_may_begin_with_a_byte_order_mark(png: Png, pack: Pack) -> None:
+    files = {"a.png": png(), "bundle.json": b"\xef\xbb\xbf" + described(initializer="dog")}
+    path = pack("folder", files)
+    assert load_bundle(path).description.initializer == "dog"
+    assert read_description(path).initializer == "dog"
+
+
 # What is refused
 
 
