@@ -19,14 +19,14 @@ from PIL import Image
 
 from dti_engine import devices
 from dti_engine.backbones.interface import Backbone
-from dti_engine.config import TrainConfig
+from dti_engine.config import MAX_TRAINING_STEPS, TrainConfig
 from dti_engine.errors import ConfigurationError
 from dti_engine.images.decode import SubjectImage
 from dti_engine.subject import Subject
 from dti_engine.training.trainer import Trainer
 
 MAX_SLOTS = 32  # each doubling costs as much as all before it, and beyond this gains little
-_NEVER = 10**9  # a number of steps that no measurement reaches
+_NEVER = MAX_TRAINING_STEPS  # no measurement reaches so many
 _MIN_STEPS, _MIN_S, _MAX_S = 3, 0.25, 5.0  # of one measurement; a step is never cut short
 _MEMORY_SHARE = 0.85  # of free memory; the rest is for larger images, other programs, fragmentation
 _MIN_GAIN = 1.05  # speed-up that makes a larger batch worth its memory
