@@ -128,7 +128,7 @@ API = (
         _AUTH,
         'return scope["path"] == GUARDED or scope["path"].startswith(f"{GUARDED}/")',
         'return scope["path"] == GUARDED',
-        ("tests/services/api/test_tenants.py::test_every_route_requires_a_key",),
+        (f"{_TEST_MIDDLEWARE}::test_unknown_paths_require_a_key",),
     ),
     Mutant(
         "link-without-signature",
