@@ -96,7 +96,7 @@ class TrainConfig(BaseModel):
     kappa: float = Field(
         default_factory=_method_default("kappa"),
         ge=0,
-        le=1e6,
+        le=1e12,
         description="dti: concentration of the von Mises-Fisher prior",
     )
     beta2: float = Field(

@@ -6,7 +6,8 @@ With --json, stdout carries JSON and nothing else.
 import json
 import logging
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+import re
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from inspect import cleandoc
@@ -14,14 +15,35 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
+from rich.segment import Segment
 from typer.core import TyperGroup
 
 from dti_engine.errors import ConfigurationError, DTIError, FailedError
 
-results = Console(highlight=False, emoji=False)
-notes = Console(stderr=True, highlight=False, emoji=False)
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""The characters that control a terminal or the direction of writing, except for the line feed."""
+
+
+class PlainConsole(Console):
+    """A console that shows control characters in texts as escapes, in every table and line.
+
+    Names of files, subjects and tags, and reasons of failures, come from others. An escape
+    sequence in one could clear the screen, set the clipboard or show another text than it is.
+    """
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Yield the segments of a renderable; those that move the cursor are rich's own."""
+        for text, style, control in super().render(renderable, options):
+            shown = text if control else _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+            yield Segment(shown, style, control)
+
+
+results = PlainConsole(highlight=False, emoji=False)
+notes = PlainConsole(stderr=True, highlight=False, emoji=False)
 
 _EXTRAS: Mapping[str, Sequence[str]] = {
     "engine": (

@@ -83,7 +83,7 @@ class TrainingOverrides(BaseModel):
         default=None, gt=0, le=MAX_TRAINING_STEPS, description="optimizer steps"
     )
     lr: float | None = Field(default=None, gt=0, le=1, description="learning rate")
-    kappa: float | None = Field(default=None, ge=0, le=1e6, description="strength of the prior")
+    kappa: float | None = Field(default=None, ge=0, le=1e12, description="strength of the prior")
     magnitude: Magnitude | None = Field(default=None, description="length of the embedding")
     schedule: Schedule | None = Field(default=None, description="schedule of the learning rate")
     patience: int | None = Field(
