@@ -238,7 +238,8 @@ class Pod:
 
     def remove(self) -> None:
         """Kill all containers."""
-        call("rm", "--force", "--time=0", *(f"{self._id}-{name}" for name in reversed(self._names)))
+        # The others depend on the one that holds the namespaces.
+        call("rm", "--force", "--depend", "--time=0", f"{self._id}-pause")
 
     def _containers(self) -> list[Object]:
         return [*self.spec.get("initContainers", []), *self.spec["containers"]]
