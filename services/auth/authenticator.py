@@ -30,7 +30,7 @@ class Principal:
     key: str
     """The id of the API key."""
     limits: Limits
-    scope: Scope = "all"
+    scope: Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class Authenticator:
         tenant = self._tenants.find_fresh(key.record.tenant)
         if tenant is None or tenant.value is None:
             return None
-        return Principal(tenant.value.tenant, credential.key, tenant.value.limits)
+        return Principal(tenant.value.tenant, credential.key, tenant.value.limits, key.record.scope)
 
     def has_met(self, text: str) -> bool:
         """Return whether the credential was valid when its key was last read."""
