@@ -158,7 +158,6 @@ class S3Store:
     ) -> PresignedPost | None:
         if self._settings.public_endpoint == NO_PRESIGNING:
             return None
-        where = self._where(key)
         checksum: dict[str, str] = {}
         if sha256:
             checksum = {
@@ -168,17 +167,14 @@ class S3Store:
         min_bytes = max_bytes if sha256 else 0
         # In the policy, too, which is signed: a form with another checksum is refused.
         conditions = [{name: value} for name, value in checksum.items()]
-
-        def sign() -> PresignedPost:
-            form = self._connection.presigning_client.generate_presigned_post(
-                **where,
-                Fields=dict(checksum),
-                Conditions=[["content-length-range", min_bytes, max_bytes], *conditions],
-                ExpiresIn=expires_s,
-            )
-            return PresignedPost(form["url"], form["fields"])
-
-        return self._call(f"signing a form for {key!r}", sign)
+        form = self._connection.sign_form(
+            f"signing a form for {key!r}",
+            **self._where(key),
+            Fields=dict(checksum),
+            Conditions=[["content-length-range", min_bytes, max_bytes], *conditions],
+            ExpiresIn=expires_s,
+        )
+        return PresignedPost(form["url"], form["fields"])
 
     def presigned_get(
         self, key: str, *, expires_s: int, filename: str = "", media_type: str = ""
@@ -204,8 +200,8 @@ class S3Store:
             answer = self._call(
                 "reading versioning", lambda: self._client.get_bucket_versioning(Bucket=bucket)
             )
-            status = cast(str | None, answer.get("Status"))
-            versioning = "off" if status is None else status.lower()
+            status = cast(str, answer.get("Status", "off")).lower()
+            versioning = status if status in ("off", "enabled", "suspended") else "unknown"
         except StorageError:
             # Many policies do not allow the question, which is no reason to refuse the store.
             versioning = "unknown"
@@ -219,9 +215,7 @@ class S3Store:
             object_lock = False
         except StorageError:
             object_lock = None
-        return Retention(
-            cast(Literal["off", "enabled", "suspended", "unknown"], versioning), object_lock
-        )
+        return Retention(versioning, object_lock)
 
     def purge_versions(self, prefix: str) -> int:
         check_listing(prefix, "", 1)
@@ -242,13 +236,16 @@ class S3Store:
 
     def _version_pages(self, prefix: str) -> Iterator[Any]:
         what: dict[str, Any] = {"Bucket": self._bucket, "Prefix": self._settings.prefix + prefix}
+
+        def listed() -> tuple[Any, bool]:
+            answer = self._client.list_object_versions(**what)
+            return answer, not answer["IsTruncated"]
+
         while True:
-            answer: Any = self._call(
-                f"listing versions below {prefix!r}",
-                lambda: self._client.list_object_versions(**what),
-            )
+            answer: Any
+            answer, is_last = self._call(f"listing versions below {prefix!r}", listed)
             yield answer
-            if not answer["IsTruncated"]:
+            if is_last:
                 return
             what["KeyMarker"] = answer["NextKeyMarker"]
             what["VersionIdMarker"] = answer["NextVersionIdMarker"]

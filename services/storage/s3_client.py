@@ -9,7 +9,7 @@ import http.client
 import random
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
 import boto3.exceptions
@@ -198,6 +198,18 @@ class S3Connection:
             jitter=self._jitter,
         )
 
+    def sign_form(self, what: str, **form: Any) -> dict[str, Any]:
+        """Return the URL and the fields of a presigned form for an upload."""
+
+        def sign() -> dict[str, Any]:
+            try:
+                return self.presigning_client.generate_presigned_post(**form)
+            except AttributeError as error:
+                # botocore signs forms without looking whether there are credentials.
+                raise NoCredentialsError from error
+
+        return self.call(what, sign)
+
     def for_leases(self) -> "S3Connection":
         """Return a connection to the same server with its own pool and shorter timeouts."""
         return S3Connection(
@@ -265,9 +277,9 @@ def _translate(error: ClientError, what: str, *, write: bool) -> Exception:
     message = f"{what}: HTTP {status} {code} {details.get('Message') or ''}".rstrip()
     if code == "NoSuchBucket":
         return SettingsError(f"{message}; make the bucket, or name another")
-    # The answer to HEAD has no body, and so no code. For any other request, a server that knows the
-    # bucket names what is missing; a page that does not exist has the status alone.
-    if status == 404 and code == "404" and not error.operation_name.startswith("Head"):
+    # The answer to HEAD has no body, and so no code. For any other request, an S3 server says what
+    # is missing, whereas a page that does not exist has the status alone.
+    if status == 404 and code in ("", "404") and not error.operation_name.startswith("Head"):
         return TransientError(f"{message}; {_NO_S3_SERVER}", applied=write)
     if status == 404:
         return NotFoundError(message)

@@ -223,3 +223,20 @@ def test_versions_that_are_not_current_are_erased(make_s3: Any, server: Any) -> 
         for each in (*left.get("Versions", ()), *left.get("DeleteMarkers", ())):
             client.delete_object(Bucket=bucket, Key=each["Key"], VersionId=each["VersionId"])
         client.delete_bucket(Bucket=bucket)
+
+
+def test_what_is_presigned_leads_to_the_public_endpoint(make_s3: MakeS3) -> None:
+    store = make_s3(public_endpoint="https://s3.example.com")
+    form = store.presigned_post("a", max_bytes=1, expires_s=60)
+    assert form
+    assert form.url.startswith("https://s3.example.com/")
+    link = store.presigned_get("a", expires_s=60)
+    assert link
+    assert link.startswith("https://s3.example.com/")
+    store.put("a", b"requests of this service go to the other one")
+
+
+def test_nothing_is_presigned_where_clients_cannot_reach_the_server(make_s3: MakeS3) -> None:
+    store = make_s3(public_endpoint="none")
+    assert store.presigned_post("a", max_bytes=1, expires_s=60) is None
+    assert store.presigned_get("a", expires_s=60) is None
