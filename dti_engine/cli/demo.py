@@ -53,13 +53,13 @@ def demo(
     images.
     """
     output = output_folder(output)
-    require_replaceable(output / "index.html", is_generated_page)
     steps = steps or miniature().steps
     quiet_libraries(downloading=False)
 
     from dti_engine.demo.run import DemoCallbacks, run
     from dti_engine.devices import find_device, find_dtype
 
+    require_replaceable(output / "index.html", is_generated_page)
     found_device = find_device(device)
 
     with closing(_Display(steps)) as display:

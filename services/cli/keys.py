@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -132,9 +133,12 @@ def list_(
     if as_json:
         print_json({"keys": [_document(key, now) for key in keys]})
     elif keys:
-        table = Table("key", "tenant", "name", "scope", "created", "state")
+        # The state has a time of its own: the date is enough here, so that a row fits 80 columns.
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+        for heading in ("key", "tenant", "name", "scope", "created", "state"):
+            table.add_column(heading, no_wrap=heading in ("key", "state"))
         for key in keys:
-            created, state = f"{key.created:%Y-%m-%d %H:%M}", _state(key, now)
+            created, state = f"{key.created:%Y-%m-%d}", _state(key, now)
             table.add_row(key.id, key.tenant, escape(key.name), key.scope, created, state)
         results.print(table)
     else:

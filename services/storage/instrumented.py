@@ -96,7 +96,8 @@ class InstrumentedStore:
             return self._store.retention()
 
     def purge_versions(self, prefix: str) -> int:
-        with _measure("purge_versions"):
+        # Only erasures ask for it: it counts as a deletion instead of as ten more series.
+        with _measure("delete"):
             return self._store.purge_versions(prefix)
 
     def for_leases(self) -> "InstrumentedStore":

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -257,12 +258,18 @@ def test_train_by_standard_ti_prints_the_path(
 def test_a_training_that_fails_is_exit_code_1_and_leaves_no_file(
     dti: Dti, photos: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    options = ["-i", "dog", "--set", "magnitude=1e38", "--output", tmp_path]  # its square overflows
-    result = dti("train", photos / "rex", *SHORT, *options, "--model", tiny_checkpoint)
+    damaged = tmp_path / "damaged"
+    shutil.copytree(tiny_checkpoint, damaged)
+    weights = damaged / "unet/diffusion_pytorch_model.safetensors"
+    tensors = safetensors.torch.load_file(weights)
+    tensors["conv_in.bias"].fill_(torch.nan)
+    safetensors.torch.save_file(tensors, weights)
+    options = ["-i", "dog", "--output", tmp_path / "tokens"]
+    result = dti("train", photos / "rex", *SHORT, *options, "--model", damaged)
     assert result.exit_code == 1
     assert "failed: rex: " in result.stderr
     assert "failed at step 1 of 2" in result.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["run.jsonl"]
+    assert [path.name for path in (tmp_path / "tokens").iterdir()] == ["run.jsonl"]
 
 
 def test_a_token_that_cannot_be_written_is_named_and_the_others_are_kept(

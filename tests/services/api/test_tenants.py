@@ -94,8 +94,9 @@ class Belongings:
 
 
 @pytest.fixture
-def belongings(image_site: Any) -> Belongings:
-    return Belongings(image_site)
+def belongings(new_image_site: Any) -> Belongings:
+    # A forged key is sent to every route.
+    return Belongings(new_image_site(unknown_keys_burst=1000))
 
 
 def test_no_route_shows_or_changes_data_of_another_tenant(belongings: Belongings) -> None:
