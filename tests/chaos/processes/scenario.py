@@ -1,7 +1,9 @@
 """A deterministic round in one process and in memory, which the tests of the checks tamper with."""
 
+import itertools
 import os
 import random
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,7 @@ from chaos.observer import ResultObserver
 from chaos.processes.client import Client
 from chaos.processes.worker import AttemptRunner
 from chaos.watched_store import WatchedStore
+from services.ledger.ids import Ids
 from services.ledger.item_results import end_attempt
 from services.ledger.ledger import Ledger
 from services.ledger.recovery import Recovery
@@ -45,7 +48,10 @@ class Scenario:
         # The seed is one with which each kind of script is in the jobs below.
         self.config = RoundConfig(url="memory:", seed="scene", lease_s=60, poll_interval_s=0.001)
         store = cast(Store, WatchedStore(MemoryStore()))
-        self.ledger = Ledger.open(store, self.config.settings)
+        # Ids of one millisecond sort at random, and workers take jobs in that order.
+        seconds = itertools.count(time.time(), 0.001)
+        ids = Ids(lambda: next(seconds), random.Random("scene").getrandbits)
+        self.ledger = Ledger(store, store.for_leases(), self.config.settings, ids)
         self.recovery = Recovery(self.ledger)
         self._folder = folder
         self._client = Client(self.ledger, self.config, HistoryLog(folder, "client-0"))
