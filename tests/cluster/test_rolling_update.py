@@ -154,11 +154,11 @@ def test_engines_are_replaced_and_taken_away_under_load_and_no_request_fails(
         for gpus, count in ((1, 2), (0, 1)):
             ask_on(caller, loaded)
             before = engines(service)
-            write(models, gpus=gpus, waiting=8 + gpus, count=count)
+            write(models, gpus=gpus, waiting=8 + 2 * gpus, count=count)
             bring_up_again(service)
             caller.wait_for(lambda before=before: not engines(service) & before)
             ask_on(caller, loaded)
-            assert f"where {8 + gpus} may wait" in most_at_once(caller)
+            assert f"where {4 + gpus} of a tenant may wait" in most_at_once(caller)
             assert len(engines(service)) == count
         (stays,) = engines(service)
         write(models, gpus=0, waiting=8, count=2)
