@@ -71,7 +71,7 @@ def submit_to_ledger(
 ) -> str:
     """Upload the bundles and submit the job; return its id."""
     for subject in subjects:
-        uploads.write(ledger.store, tenant, subject.sha256, subject.data)
+        uploads.write(ledger.store, tenant, subject.sha256, io.BytesIO(subject.data))
     spec = TrainingJobSpec(
         model=POOL, recipe="miniature", config=config.model_dump(mode="json"), validation_images=0
     )

@@ -14,7 +14,7 @@ from benchmarks.training.plain_loop import PlainLoop
 from dti_engine import devices
 from dti_engine.backbones.checkpoint import ModelFolder
 from dti_engine.backbones.interface import Backbone
-from dti_engine.config import TrainConfig
+from dti_engine.config import MAX_TRAINING_STEPS, TrainConfig
 from dti_engine.images.decode import load_images
 from dti_engine.subject import Subject
 from dti_engine.text.captions import CAPTION_TEMPLATES
@@ -29,7 +29,7 @@ from dti_engine.training.trainer import Trainer
 
 NUM_IMAGES = 5
 WORD = "a"  # an initializer that is one token in every vocabulary
-_NEVER = 10**9
+_NEVER = MAX_TRAINING_STEPS
 
 
 @dataclass
