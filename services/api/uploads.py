@@ -3,11 +3,12 @@
 A bucket takes uploads itself, by presigned forms; for other stores the file goes through here.
 """
 
+import os
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from functools import partial
 from tempfile import TemporaryFile
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Annotated, Any, BinaryIO, Literal, cast
 
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, Field
@@ -164,6 +165,15 @@ def plan_uploads(
     )
 
 
+def _spool_file() -> BinaryIO:
+    """Return a file without a name: on disk, or in memory where no folder can be written."""
+    try:
+        return cast(BinaryIO, TemporaryFile())
+    except FileNotFoundError:
+        # The API's container needs nothing writable. The share of upload bytes bounds this, too.
+        return os.fdopen(os.memfd_create("upload"), "w+b")
+
+
 @router.put(
     "/{sha256}",
     status_code=201,
@@ -186,7 +196,7 @@ async def put_upload(
     with (
         state.shares.uploads.reserve(tenant),
         _reserve_bytes(request, state.shares.upload_bytes, tenant) as space,
-        TemporaryFile() as file,
+        _spool_file() as file,
     ):
         # A slow client holds its share of temporary files, and neither a thread nor memory.
         if not await _spool(request, file, space, run):

@@ -156,3 +156,15 @@ def test_an_invalid_plan_of_uploads_names_its_errors(site: Any, body: Any, point
     answer = site.post("/v1/uploads", body)
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["pointer"] == pointer
+
+
+def test_an_upload_needs_no_writable_folder(
+    site: Any, parts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_folder() -> None:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr("services.api.uploads.TemporaryFile", no_folder)
+    sha256 = hashlib.sha256(b"photo").hexdigest()
+    answer = site.ask("PUT", f"/v1/uploads/{sha256}", content=b"photo")
+    assert answer.status_code == 201, answer.text
