@@ -171,7 +171,7 @@ def _spool_file() -> BinaryIO:
         return cast(BinaryIO, TemporaryFile())
     except FileNotFoundError:
         # The API's container needs nothing writable. The share of upload bytes bounds this, too.
-        return os.fdopen(os.memfd_create("upload"), "w+b")
+        return os.fdopen(os.memfd_create("upload"), "r+b")
 
 
 @router.put(
