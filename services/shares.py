@@ -44,7 +44,7 @@ class Shares:
 
     @property
     def used(self) -> int:
-        """What all owners hold together."""
+        """The amount that all owners hold together."""
         with self._lock:
             return self._used
 
@@ -100,7 +100,7 @@ class Shares:
 
 
 class Reservation:
-    """What one owner has reserved; a context manager that releases it at the end."""
+    """A context manager that holds the reservations of one owner and releases them at the end."""
 
     def __init__(self, shares: Shares, owner: str) -> None:
         """Create an empty reservation."""

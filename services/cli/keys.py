@@ -174,45 +174,32 @@ def revoke(key: KeyArgument, store: StoreOption, as_json: JsonOption = False) ->
         say(f"key {key} is revoked; the API refuses it within 30 seconds")
 
 
+def _limit_option(description: str) -> Any:
+    """Return the option of one limit, which stays as it is unless it is given."""
+    return typer.Option(metavar="N", help=description, show_default=False)
+
+
 def limits(
     tenant: TenantArgument,
     store: StoreOption,
     requests_per_second: Annotated[
-        float | None,
-        typer.Option(
-            metavar="N",
-            help="Requests per second that each API process accepts.",
-            show_default=False,
-        ),
+        float | None, _limit_option("Requests per second that each API process accepts.")
     ] = None,
     burst: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", help="Requests that may exceed the rate at once.", show_default=False
-        ),
+        int | None, _limit_option("Requests that may exceed the rate at once.")
     ] = None,
     open_items: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", help="Items that may be open at a time, in all jobs.", show_default=False
-        ),
+        int | None, _limit_option("Items that may be open at a time, in all jobs.")
     ] = None,
-    upload_bytes: Annotated[
-        int | None, typer.Option(metavar="N", help="Largest upload in bytes.", show_default=False)
-    ] = None,
+    upload_bytes: Annotated[int | None, _limit_option("Largest upload in bytes.")] = None,
     order_pixel_steps: Annotated[
         int | None,
-        typer.Option(
-            metavar="N",
-            help="Largest cost of one request or job: steps x pixels x batch size, over its items.",
-            show_default=False,
+        _limit_option(
+            "Largest cost of one request or job: steps x pixels x batch size, over its items."
         ),
     ] = None,
     order_bytes: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", help="Largest job in bytes, as it is stored.", show_default=False
-        ),
+        int | None, _limit_option("Largest job in bytes, as it is stored.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

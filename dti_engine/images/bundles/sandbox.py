@@ -40,7 +40,7 @@ _OUTCOMES: dict[bytes, Outcome] = {
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What became of a request. After `late` and `crashed`, the process has ended."""
+    """The answer to a request. After the outcomes `late` and `crashed` the process has ended."""
 
     outcome: Outcome
     body: bytes = b""
@@ -53,7 +53,7 @@ class Reply:
 
 
 class Sandbox:
-    """One process at a time, started when needed. For a `with` statement. Not thread-safe."""
+    """A context manager that starts one confined process when it is needed. Not thread-safe."""
 
     def __init__(
         self,

@@ -47,7 +47,7 @@ _Reply: TypeAlias = tuple[bytes, bytes]
 
 
 class _Archive:
-    """One archive, read from begin to end."""
+    """An archive whose members are read once, in their order."""
 
     def __init__(self, members: Iterator[ArchiveMember]) -> None:
         self._members = members

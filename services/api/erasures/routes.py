@@ -43,7 +43,7 @@ _EXAMPLE: dict[str, Any] = {
 
 
 class ErasureRequest(WireModel):
-    """What is to be erased: one of these."""
+    """A request to erase a subject, a tag or a job; exactly one of them is given."""
 
     model_config = example({"subject": "rex"}) | {"extra": "forbid"}
 

@@ -24,7 +24,7 @@ _GONE = (DamagedRecordError, DeletedError, UnknownJobError)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is to be erased: a subject by its id, a tag as KEY:VALUE, or a job by its id."""
+    """A target of an erasure: a subject by its id, a tag as KEY:VALUE, or a job by its id."""
 
     what: What
     name: str
@@ -64,7 +64,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class _TrainingJob:
-    """What one training job names, divided into what is erased and the rest."""
+    """A training job with the uploads that it names, split into erased ones and the rest."""
 
     selected: SelectedJob
     names: frozenset[str]
