@@ -93,7 +93,7 @@ class Authenticator:
         tenant = self._tenants.get(key.record.tenant).value
         if tenant is None:
             raise _unknown()
-        return Principal(tenant.tenant, credential.key, tenant.limits, key.record.scope)
+        return _principal(tenant, credential, key)
 
     def find(self, text: str) -> Principal | None:
         """Return the principal of a credential if memory holds all it takes; never wait.
@@ -110,7 +110,7 @@ class Authenticator:
         tenant = self._tenants.find_fresh(key.record.tenant)
         if tenant is None or tenant.value is None:
             return None
-        return Principal(tenant.value.tenant, credential.key, tenant.value.limits, key.record.scope)
+        return _principal(tenant.value, credential, key)
 
     def has_met(self, text: str) -> bool:
         """Return whether the credential was valid when its key was last read."""
@@ -139,6 +139,11 @@ class Authenticator:
             return read_tenant(self._store, tenant)
         except (DeletedError, UnknownTenantError):
             return None
+
+
+def _principal(tenant: Tenant, credential: Credential, key: _DatedKey) -> Principal:
+    """Return a principal with all that its key allows, however the key was found."""
+    return Principal(tenant.tenant, credential.key, tenant.limits, key.record.scope)
 
 
 def _unknown() -> UnknownKeyError:
