@@ -31,16 +31,29 @@ class _ConfigFile(BaseModel):
 
 
 def config_file(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return the path of the file that `dti serve` writes for commands of the same user."""
-    configured = environment.get("XDG_CONFIG_HOME", "")
+    """Return the path of the file that `dti serve` writes for commands of the same user.
+
+    Raises:
+        OutputError: This user has no home folder, as in a container with any user id.
+    """
+    configured = Path(environment.get("XDG_CONFIG_HOME", ""))
     # The XDG Base Directory Specification says to ignore relative paths.
-    home = Path(configured) if Path(configured).is_absolute() else Path.home() / ".config"
-    return home / "dti" / "client.json"
+    if configured.is_absolute():
+        return configured / "dti" / "client.json"
+    try:
+        return Path.home() / ".config" / "dti" / "client.json"
+    except RuntimeError as error:
+        raise OutputError(
+            "this user has no home folder: set HOME or XDG_CONFIG_HOME to one that it can write"
+        ) from error
 
 
 def read_config(environment: Mapping[str, str] = os.environ) -> ServerConfig | None:
     """Return the contents of the file, or None without one. Raises: SettingsError if unreadable."""
-    path = config_file(environment)
+    try:
+        path = config_file(environment)
+    except OutputError:
+        return None
     remedy = "start `dti serve` again, which rewrites it, or delete it"
     try:
         contents = _ConfigFile.model_validate_json(path.read_bytes())

@@ -107,3 +107,12 @@ def test_a_file_that_cannot_be_read_is_an_error(home: dict[str, str]) -> None:
 
 def test_a_key_is_not_shown_by_accident() -> None:
     assert "secret" not in repr(HERE)
+
+
+def test_a_user_without_a_home_has_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as without HOME and passwd entry
+    assert read_config({}) is None
+    with pytest.raises(SettingsError, match="which server"):
+        find_server(environment={})
+    with pytest.raises(OutputError, match="set HOME or XDG_CONFIG_HOME"):
+        write_config(ServerConfig("http://localhost:8000", "key"), {})
