@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from dti_engine.artifacts.artifact import Artifact
+    from dti_engine.artifacts.pipelines import load_token
     from dti_engine.backbones import load_backbone
     from dti_engine.config import TrainConfig
     from dti_engine.errors import DTIError
@@ -34,6 +35,7 @@ __all__ = [
     "load_backbone",
     "load_bundle",
     "load_images",
+    "load_token",
     "mean_tokens",
     "recipe",
     "slerp_tokens",
@@ -52,6 +54,7 @@ _MODULES = {
     "load_backbone": "backbones",
     "load_bundle": "images.bundles.bundle",
     "load_images": "images.decode",
+    "load_token": "artifacts.pipelines",
     "mean_tokens": "text.tokens",
     "recipe": "recipes",
     "slerp_tokens": "text.tokens",
