@@ -186,8 +186,8 @@ def _is_loaded(encoder: _PipelineEncoder, name: str, rows: Tensor) -> bool:
     if not taken and not is_word:
         return False
     raise TokenError(
-        f"{(taken or [name])[0]!r} is in the vocabulary of this pipeline already, as a word or as another "
-        "token; give another name, such as placeholder='<my-subject>'"
+        f"{(taken or [name])[0]!r} is in the vocabulary of this pipeline already, as a word or as "
+        "another token; give another name, such as placeholder='<my-subject>'"
     )
 
 
