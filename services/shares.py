@@ -38,13 +38,13 @@ class Shares:
 
     @property
     def largest(self) -> int:
-        """The largest amount that can be reserved at once, by an owner that is alone."""
+        """Return the largest amount that can be reserved at once, by an owner that is alone."""
         half = (self.capacity + 1) // 2
         return half if self._max_per_owner is None else min(half, self._max_per_owner)
 
     @property
     def used(self) -> int:
-        """The amount that all owners hold together."""
+        """Return the amount that all owners hold together."""
         with self._lock:
             return self._used
 

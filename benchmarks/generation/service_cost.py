@@ -51,7 +51,7 @@ _TOKENS = 8
 
 
 @dataclass(frozen=True)
-class RunResult:
+class RequestCost:
     """Times of one run."""
 
     elapsed_s: float
@@ -63,8 +63,8 @@ class RunResult:
 class Round:
     """Results by way: with images of all steps, and with images of one step."""
 
-    full: dict[str, RunResult]
-    one_step: dict[str, RunResult]
+    full: dict[str, RequestCost]
+    one_step: dict[str, RequestCost]
 
 
 class _LimitedRequest(TimedRequest):
@@ -100,7 +100,7 @@ class ServiceBenchmark:
         """Return the number of requests in flight: a full batch, and as many that wait for it."""
         return 2 * self.workload.max_batch_size
 
-    def run_scheduler(self, count: int, steps: int) -> RunResult:
+    def run_scheduler(self, count: int, steps: int) -> RequestCost:
         """Generate the images with the scheduler in this process, until they are in memory."""
         in_flight = threading.Semaphore(self.max_in_flight)
         began, cpu_began = time.perf_counter(), time.process_time()
@@ -112,9 +112,9 @@ class ServiceBenchmark:
             request.done.wait()
             assert not isinstance(request.result, DTIError), request.result
         elapsed_s = time.perf_counter() - began
-        return RunResult(elapsed_s, {ENGINE: 1000 * (time.process_time() - cpu_began) / count})
+        return RequestCost(elapsed_s, {ENGINE: 1000 * (time.process_time() - cpu_began) / count})
 
-    def run_service(self, service: RunningService, count: int, steps: int) -> RunResult:
+    def run_service(self, service: RunningService, count: int, steps: int) -> RequestCost:
         """Request the images over HTTP, until the client has received them."""
 
         def post(number: int) -> None:
@@ -135,7 +135,7 @@ class ServiceBenchmark:
             name: 1000 * (now - before[name]) / count
             for name, now in cpu_seconds(service.pids).items()
         }
-        return RunResult(elapsed_s, cpu_ms)
+        return RequestCost(elapsed_s, cpu_ms)
 
 
 def measure_service(options: argparse.Namespace) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def measure_service(options: argparse.Namespace) -> dict[str, Any]:
     )
     benchmark = ServiceBenchmark(workload, BatchScheduler(backbone, settings))
     benchmark.scheduler.start()
-    ways: dict[str, Callable[[int, int], RunResult]] = {SCHEDULER: benchmark.run_scheduler}
+    ways: dict[str, Callable[[int, int], RequestCost]] = {SCHEDULER: benchmark.run_scheduler}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         services = {WITHOUT_RAY: without_ray}

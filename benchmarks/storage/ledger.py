@@ -5,7 +5,7 @@
 submit   one job of all items, by a process that is killed (SIGKILL) right after the answer; against
          one object per item, created in 32 threads
 claims   workers in threads, each with several slots, that claim items and commit 8 KB each; against
-         one queue object that all workers swap (`queue_object.py`)
+         one queue object that all workers swap
 counts   the counts of the job half-way without a rollup, with one, and at the end; against reading
          all results
 
@@ -32,8 +32,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.storage.counted_store import CountedStore
-from benchmarks.storage.queue_object import QueueObject
 from services.contracts.jobs import JobItem, JobRequest
+from services.errors import PreconditionFailedError
 from services.ledger.deletion import delete_tenant
 from services.ledger.jobs import read_spec
 from services.ledger.keys import JobKeys
@@ -44,7 +44,29 @@ from services.ledger.rollups import read_item_states, save_rollup
 from services.ledger.submissions import submit
 from services.ledger.worker import WorkerSession
 from services.settings import LedgerSettings
+from services.storage.interface import Store
 from services.storage.open import open_store
+
+
+class QueueObject:
+    """A queue of items 0 to `count` - 1, in one object that every claim swaps."""
+
+    def __init__(self, store: Store, key: str, count: int) -> None:
+        self._store = store
+        self._key = key
+        store.put(key, json.dumps({"nonce": "", "waiting": list(range(count))}).encode())
+
+    def claim(self) -> bool:
+        """Claim one item; return False if another worker was quicker, then try again."""
+        current = self._store.read(self._key)
+        waiting = json.loads(current.body)["waiting"]
+        body = json.dumps({"nonce": secrets.token_hex(8), "waiting": waiting[1:]}).encode()
+        try:
+            self._store.replace(self._key, body, expected=current.head.etag)
+        except PreconditionFailedError:
+            return False
+        return True
+
 
 PAYLOAD = secrets.token_bytes(8192)
 

@@ -103,7 +103,7 @@ class Run:
         return f"{self.subject.name}-seed{self.seed}"
 
 
-class Work:
+class WorkFolder:
     """The folder that keeps photos, tokens, losses and scores."""
 
     def __init__(self, root: Path) -> None:
@@ -128,7 +128,7 @@ class Work:
         self._scores.write_text(json.dumps(self.scores))
 
 
-def train_missing(work: Work, backbone: Backbone, run: str, runs: Sequence[Run]) -> None:
+def train_missing(work: WorkFolder, backbone: Backbone, run: str, runs: Sequence[Run]) -> None:
     """Train the subjects of a run that have no file of losses yet; it is written last."""
     config = RUNS[run]
     missing = {each.name: each for each in runs if not work.losses(run, each.name).exists()}
@@ -161,7 +161,7 @@ def train_missing(work: Work, backbone: Backbone, run: str, runs: Sequence[Run])
         work.losses(run, result.subject.id).write_text(json.dumps(losses))
 
 
-def step_of(work: Work, schedule: Schedule, name: str) -> int:
+def step_of(work: WorkFolder, schedule: Schedule, name: str) -> int:
     """Return the step at which the schedule takes its token of the named run."""
     if schedule.step:
         return schedule.step
@@ -172,7 +172,9 @@ def step_of(work: Work, schedule: Schedule, name: str) -> int:
     return schedule.rule.steps
 
 
-def score_missing(work: Work, backbone: Backbone, scorer: TokenScorer, runs: Sequence[Run]) -> None:
+def score_missing(
+    work: WorkFolder, backbone: Backbone, scorer: TokenScorer, runs: Sequence[Run]
+) -> None:
     """Score each token that a schedule takes and that has no scores yet: means over all prompts."""
     needed = {
         (schedule.run, each.name, step_of(work, schedule, each.name)): each
@@ -209,7 +211,7 @@ def _key(run: str, name: str, step: int) -> str:
 
 
 def rows(
-    work: Work, subjects: Sequence[HeldOutSubject], num_seeds: int
+    work: WorkFolder, subjects: Sequence[HeldOutSubject], num_seeds: int
 ) -> Iterator[dict[str, object]]:
     """Yield a row per schedule: steps, scores, and the differences from the reference."""
 
@@ -253,7 +255,7 @@ def main() -> None:
     backbone = load_backbone("miniature", device=device, dtype=dtype)
     scorer = find_scorer("miniature")
     assert scorer
-    work, subjects = Work(options.work), held_out_subjects("evaluation")[: options.subjects]
+    work, subjects = WorkFolder(options.work), held_out_subjects("evaluation")[: options.subjects]
     for subject in subjects:
         draw_subject(subject, work.photos(subject), count=NUM_IMAGES)
     runs = [Run(subject, seed) for seed in range(options.seeds) for subject in subjects]

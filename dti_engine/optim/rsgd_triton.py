@@ -20,6 +20,29 @@ except ImportError:  # CPU builds of torch come without Triton
 else:
 
     @triton.jit
+    def _riemannian_gradient(v, gradient, mu, kappa, relative_floor, absolute_floor):
+        """Return the tangent, its squared norm, its norm, and whether the norm is not zero."""
+        raw = gradient - kappa * mu
+        tangent = raw - tl.sum(raw * v) * v
+        squared = tl.sum(tangent * tangent)
+        # Square roots and divisions round to nearest (_rn), as torch's do: the forms must agree.
+        norm = tl.sqrt_rn(squared)
+        nonzero = norm > relative_floor * tl.sqrt_rn(tl.sum(raw * raw)) + absolute_floor
+        return tangent, squared, norm, nonzero
+
+    @triton.jit
+    def _running_norm(
+        second_moment_ptr, weight_ptr, row, squared, moves, beta2, one_minus_beta2, eps
+    ):
+        """Return the norm that divides the step; store the second moment of a row that moves."""
+        second = beta2 * tl.load(second_moment_ptr + row) + one_minus_beta2 * squared
+        weight = beta2 * tl.load(weight_ptr + row) + one_minus_beta2
+        if moves:
+            tl.store(second_moment_ptr + row, second)
+            tl.store(weight_ptr + row, weight)
+        return tl.sqrt_rn(tl.div_rn(second, weight)) + eps
+
+    @triton.jit
     def _step_row(
         v_ptr,
         gradient_ptr,
@@ -43,23 +66,19 @@ else:
         BLOCK: tl.constexpr,
     ):
         # One program per row; a block covers all d columns, so sums need no second pass.
-        row = tl.program_id(0)
         # In 64 bits: a product of row and stride in 32 bits overflows in a table of 2^31 numbers.
-        row64 = row.to(tl.int64)
+        row = tl.program_id(0).to(tl.int64)
         columns = tl.arange(0, BLOCK)
         mask = columns < dim
         lr_row = tl.load(lr + row) if LR_PER_ROW else lr
         kappa_row = tl.load(kappa + row) if KAPPA_PER_ROW else kappa
-        v = tl.load(v_ptr + row64 * v_stride + columns, mask=mask, other=0.0)
-        gradient = tl.load(gradient_ptr + row64 * dim + columns, mask=mask, other=0.0)
-        mu = tl.load(mu_ptr + row64 * dim + columns, mask=mask, other=0.0)
+        v = tl.load(v_ptr + row * v_stride + columns, mask=mask, other=0.0)
+        gradient = tl.load(gradient_ptr + row * dim + columns, mask=mask, other=0.0)
+        mu = tl.load(mu_ptr + row * dim + columns, mask=mask, other=0.0)
 
-        raw = gradient - kappa_row * mu
-        tangent = raw - tl.sum(raw * v) * v
-        squared = tl.sum(tangent * tangent)
-        # Square roots and divisions round to nearest (_rn), as torch's do: the forms must agree.
-        norm = tl.sqrt_rn(squared)
-        moves = norm > relative_floor * tl.sqrt_rn(tl.sum(raw * raw)) + absolute_floor
+        tangent, squared, norm, moves = _riemannian_gradient(  # pyright: ignore[reportGeneralTypeIssues]
+            v, gradient, mu, kappa_row, relative_floor, absolute_floor
+        )
         data_norm = tl.sqrt_rn(tl.sum(gradient * gradient))
         reported_norm = norm
         # An argument that is None is a constant of the compilation, so this branch costs nothing.
@@ -71,24 +90,19 @@ else:
 
         scale = norm
         if second_moment_ptr is not None:
-            second = beta2 * tl.load(second_moment_ptr + row) + one_minus_beta2 * squared
-            weight = beta2 * tl.load(weight_ptr + row) + one_minus_beta2
-            scale = tl.sqrt_rn(tl.div_rn(second, weight)) + eps
-            if moves:
-                tl.store(second_moment_ptr + row, second)
-                tl.store(weight_ptr + row, weight)
+            scale = _running_norm(
+                second_moment_ptr, weight_ptr, row, squared, moves, beta2, one_minus_beta2, eps
+            )
         factor = tl.div_rn(lr_row, scale)
         # A condition around all of it: a row that does not move may have NaN as its new value, and
         # must keep its bits.
         if moves:
             moved = v - factor * tangent
             moved = tl.div_rn(moved, tl.sqrt_rn(tl.sum(moved * moved)))
-            tl.store(v_ptr + row64 * v_stride + columns, moved, mask=mask)
-
-        step_length = tl.where(moves, factor * norm, 0.0)
+            tl.store(v_ptr + row * v_stride + columns, moved, mask=mask)
         tl.store(report_ptr + row, data_norm)
         tl.store(report_ptr + rows + row, reported_norm)
-        tl.store(report_ptr + 2 * rows + row, step_length)
+        tl.store(report_ptr + 2 * rows + row, tl.where(moves, factor * norm, 0.0))
 
     _kernel = _step_row
 
