@@ -24,8 +24,10 @@ Pooling: TypeAlias = Literal["eos", "legacy"]
 Magnitude: TypeAlias = Literal["vocabulary", "initializer"] | Annotated[float, Field(gt=0, le=1e6)]
 """Mean norm of the vocabulary's rows, norm of each of the initializer's rows, or a number."""
 
-ExportFormat: TypeAlias = Literal["diffusers", "comfyui", "a1111"]
-"""Formats of other programs in which a token is written and read."""
+ExportFormat: TypeAlias = Literal[
+    "diffusers", "comfyui", "a1111", "kohya", "onetrainer", "invokeai"
+]
+"""Programs in whose formats a token is written; `artifacts.programs` says what each one takes."""
 
 MAX_TRAINING_STEPS = 1_000_000
 MAX_BATCH_SIZE = 1024

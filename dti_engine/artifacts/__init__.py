@@ -1,10 +1,11 @@
 """Token files: our own artifacts, and the files of other programs (`exporters`, `importers`).
 
-    diffusers   {token: (n, d)} as safetensors; for two encoders a pair of files, NAME and NAME_2
-    comfyui     one safetensors file: {emb_params} for one encoder, {clip_l, clip_g} for SDXL's two;
-                ComfyUI, kohya, OneTrainer, InvokeAI
-    a1111       {string_to_param: {"*": (n, d)}, name, ...} as .pt; for SDXL as `comfyui`
+    diffusers   {placeholder: (n, d)} as safetensors; for two encoders a pair, NAME and NAME_2
+    comfyui     {emb_params} of one encoder, {clip_l, clip_g} of SDXL, as safetensors
+    kohya       as comfyui
+    invokeai    as comfyui
+    a1111       {string_to_param: {"*": (n, d)}, name, ...} as .pt; .safetensors as comfyui
+    onetrainer  {emp_params} of one CLIP, {clip_l, clip_g} of SDXL, {gemma} of SANA
 
-Source: diffusers loaders/textual_inversion.py, ComfyUI comfy/sd1_clip.py, A1111
-modules/textual_inversion, kohya sd-scripts train_textual_inversion.py.
+`programs` has the sources, the models that each program takes, and the names that it can say.
 """

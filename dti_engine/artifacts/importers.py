@@ -19,8 +19,15 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from dti_engine.artifacts.artifact import Artifact
-from dti_engine.artifacts.exporters import A1111_KEY, CLIP_KEYS, SINGLE_KEY
 from dti_engine.artifacts.manifest import ImportedOrigin
+from dti_engine.artifacts.programs import (
+    A1111_KEY,
+    CLIP_KEYS,
+    GEMMA,
+    ONETRAINER_KEY,
+    SINGLE_KEY,
+    find_family,
+)
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import ExportFormat
 from dti_engine.errors import ArtifactError, ArtifactFormatError, ArtifactMismatchError
@@ -28,6 +35,12 @@ from dti_engine.text.tokens import LearnedToken
 
 _MAX_BYTES = 64 * 2**20
 _FIRST, _SECOND = CLIP_KEYS
+_UNNAMED: Mapping[str, ExportFormat] = {
+    SINGLE_KEY: "comfyui",
+    ONETRAINER_KEY: "onetrainer",
+    GEMMA: "onetrainer",
+}
+"""Keys of files with one encoder that are no token's name, and the program that writes them."""
 _PICKLES = frozenset({".pt", ".bin", ".pth"})
 
 
@@ -122,9 +135,16 @@ def _parse(content: Any) -> ForeignToken:
             f"it has the keys {', '.join(sorted(map(str, entries))) or 'none'}; a token of one "
             "encoder has one key, one of SDXL has clip_l and clip_g"
         )
-    ((key, rows),) = entries.items()
-    name = None if key == SINGLE_KEY else key
-    return ForeignToken({_FIRST: _rows(key, rows)}, name, "diffusers" if name else "comfyui")
+    ((key, value),) = entries.items()
+    rows = _rows(key, value)
+    if key in _UNNAMED:
+        return ForeignToken({_encoder_of(rows): rows}, None, _UNNAMED[key])
+    return ForeignToken({_encoder_of(rows): rows}, key, "diffusers")
+
+
+def _encoder_of(rows: Tensor) -> str:
+    """Return the encoder of rows in a file with one: Gemma's width tells it, others are CLIP's."""
+    return GEMMA if find_family({GEMMA: rows.shape[-1]}) else _FIRST
 
 
 def _rows(key: str, value: Any) -> Tensor:

@@ -32,8 +32,8 @@ def export(
         ExportFormat,
         typer.Option(
             "--format",
-            help="[cyan]diffusers[/]: for load_textual_inversion; [cyan]comfyui[/]: also kohya, "
-            "OneTrainer, InvokeAI; [cyan]a1111[/]: its .pt file.",
+            help="The program that reads the file. [cyan]diffusers[/]: load_textual_inversion; "
+            "[cyan]a1111[/]: also Forge, FILE may end in .pt; [cyan]onetrainer[/]: also SANA.",
         ),
     ] = "diffusers",
     force: options.ForceOption = False,

@@ -12,6 +12,7 @@ import pytest
         "dti_engine",
         "dti_engine.errors",
         "dti_engine.config",
+        "dti_engine.artifacts.programs",
         "dti_engine.recipes",
         "dti_engine.images.bundles.bundle",
         "dti_engine.cli.app",

@@ -105,8 +105,8 @@ def test_the_same_export_again_is_fine_and_another_one_takes_force(
 ) -> None:
     first, second, output = token("a", 1), token("b", 2), tmp_path / "emb" / "rex.safetensors"
     for arguments in ([first], [first], [second, "--force"]):
-        assert dti("export", *arguments, "--format", "comfyui", "-o", output).exit_code == 0
-    assert dti("export", first, "--format", "comfyui", "-o", output).exit_code == 2
+        assert dti("export", *arguments, "-o", output).exit_code == 0
+    assert dti("export", first, "-o", output).exit_code == 2
 
 
 def test_an_image_of_another_token_gets_another_name_and_the_same_one_its_own(
