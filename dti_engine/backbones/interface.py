@@ -84,6 +84,7 @@ class Backbone(Protocol):
     fingerprint: str  # of the text encoders; identifies the weights that a token belongs to
     text_encoders: Mapping[str, TextEncoder]
     pools: bool  # whether the denoiser takes a summary of each prompt: `Conditioning.pooled`
+    sampler: str  # the name of `new_scheduler` that other programs know, such as "DDIM"
     objective: Objective
     device: torch.device
     dtype: torch.dtype  # of the denoiser's computation

@@ -34,6 +34,7 @@ class Sana:
     """
 
     pools = False
+    sampler = "Euler"
 
     def __init__(
         self,

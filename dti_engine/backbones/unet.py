@@ -41,6 +41,8 @@ class UNetBackbone:
     UNet and autoencoder compute in the dtype that they were loaded in.
     """
 
+    sampler = "DDIM"
+
     def __init__(
         self,
         name: str,

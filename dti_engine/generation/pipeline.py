@@ -143,6 +143,7 @@ def image_settings(
         "guidance": request.guidance,
         "instruction": request.instruction,
         "steps": steps,
+        "sampler": backbone.sampler,
         "tokens": dict(tokens),
         "model": backbone.name,
         "model_fingerprint": backbone.fingerprint,

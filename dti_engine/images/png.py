@@ -108,6 +108,7 @@ def a1111_parameters(settings: Mapping[str, Any], size: tuple[int, int]) -> str:
     }
     fields = {
         "Steps": settings.get("steps"),
+        "Sampler": settings.get("sampler"),
         "CFG scale": settings.get("guidance"),
         "Seed": settings.get("seed"),
         "Size": f"{size[0]}x{size[1]}",

@@ -65,6 +65,8 @@ def test_an_image_is_generated_with_the_tenants_own_token(
         "height": 16,
     }
     assert {name: settings[name] for name in expected_settings} == expected_settings
+    parameters = opened(generated).info["parameters"]
+    assert parameters.startswith("a <dog>\nNegative prompt: a cat\nSteps: 3, Sampler: DDIM, CFG")
     assert "trainedAlgorithmicMedia" in opened(generated).info["XML:com.adobe.xmp"]
 
 
