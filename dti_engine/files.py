@@ -18,6 +18,9 @@ from dti_engine.errors import ConfigurationError, OutputError
 if TYPE_CHECKING:
     import torch
 
+RUN_LOG = "run.jsonl"
+"""The log in the output folder of a run, by which the folder is known as one."""
+
 _PACKAGES = ("torch", "diffusers", "transformers", "tokenizers", "numpy", "pillow")
 
 
@@ -48,15 +51,18 @@ def atomic_write(path: Path, data: bytes) -> None:
         raise OutputError(f"cannot write {str(path)!r}: {error.strerror}") from error
 
 
-def require_separate(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+def require_separate(
+    outputs: Iterable[Path], inputs: Iterable[Path], *, may_be_within: bool = False
+) -> None:
     """Refuse outputs that would change an input: the same file, or a place in an input folder.
 
     Files are compared and not names, since links, `..` and capitals lead to one file too. A folder
-    of inputs is given as it is: a new file in it would be read as an input by the next command.
+    of inputs is given as it is: a new file in it would be read as an input by the next command,
+    unless readers know it as an output (`may_be_within`).
 
     Raises: ConfigurationError.
     """
-    sources = list(inputs)
+    sources = [source.expanduser() for source in inputs]
     for output in outputs:
         for source in sources:
             if _is_same(output, source):
@@ -64,6 +70,8 @@ def require_separate(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
                     f"the output {str(output)!r} is the input {str(source)!r}, which would be "
                     "lost; give another --output"
                 )
+            if may_be_within:
+                continue
             if any(_is_same(parent, source) for parent in output.absolute().resolve().parents):
                 raise ConfigurationError(
                     f"the output {str(output)!r} lies in the input folder {str(source)!r}, where "

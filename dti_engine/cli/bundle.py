@@ -11,12 +11,14 @@ from dti_engine.cli import options
 from dti_engine.cli.console import Commands, mount, print_json, print_paths, results, say, warn
 from dti_engine.cli.subjects import placeholder_of
 from dti_engine.config import CaptionFamily
+from dti_engine.errors import TokenError
 from dti_engine.files import atomic_write, require_replaceable, require_separate
 from dti_engine.text.captions import CAPTION_TEMPLATES
 
 if TYPE_CHECKING:
     from dti_engine.images.bundles.bundle import Bundle
     from dti_engine.images.bundles.members import BundleFinding
+    from dti_engine.images.bundles.sidecars import SubjectWords
 
 CHECK_EXAMPLES = (
     "dti bundle check photos/rex",
@@ -47,11 +49,12 @@ def check(
     A folder of bundles stands for all of them, as in training. The exit code is 2 if a bundle is
     refused; warnings leave it at 0.
     """
-    from dti_engine.images.bundles.bundle import check_bundle, expand_paths
+    from dti_engine.images.bundles.bundle import check_bundle
+    from dti_engine.images.bundles.paths import expand_paths
 
     checked = list["Bundle"]()
     for path in expand_paths(paths):
-        checked.append(check_bundle(path, resolution=resolution))
+        checked.append(check_bundle(path, resolution=resolution, words=_words(path)))
         if not as_json:
             _print_bundle(checked[-1])
     num_refused = sum(1 for bundle in checked if bundle.errors)
@@ -87,12 +90,14 @@ def preview(
     Writes a contact sheet as PNG and prints its path.
     """
     from dti_engine.images.bundles.bundle import load_bundle
+    from dti_engine.images.bundles.paths import bundle_path
     from dti_engine.images.contact_sheet import contact_sheet
     from dti_engine.images.png import is_plain_png, plain_png
 
+    path = bundle_path(path)
     require_separate([output], [path])
     require_replaceable(output, is_plain_png)
-    bundle = load_bundle(path, resolution=resolution)
+    bundle = load_bundle(path, resolution=resolution, words=_words(path))
     for warning in bundle.warnings:
         warn(str(warning))
     family = captions or bundle.description.kind or "object"
@@ -104,6 +109,17 @@ def preview(
     )
     atomic_write(output, plain_png(sheet))
     print_paths([output])
+
+
+def _words(path: Path) -> "SubjectWords":
+    """Return the words that captions may have for the subject, where no option gives others."""
+    from dti_engine.images.bundles.bundle import read_description
+    from dti_engine.images.bundles.sidecars import SubjectWords
+
+    try:
+        return SubjectWords.of([placeholder_of(path, read_description(path))], [])
+    except TokenError:  # the name of the folder has no letter; training will ask for another
+        return SubjectWords()
 
 
 def _document(bundle: "Bundle") -> dict[str, Any]:

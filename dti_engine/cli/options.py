@@ -13,7 +13,7 @@ MODEL_PANEL = "Model"
 GENERATION_PANEL = "Generation"
 SERVICE_PANEL = "Service"
 
-BUNDLE_HELP = "A folder, zip or tar of 3 to 6 images of one subject."
+BUNDLE_HELP = "A folder, zip or tar of 3 to 6 images of one subject, its bundle.json, or one image."
 
 # Defaults of generation, where neither the command line nor a service says otherwise.
 STEPS = 25
@@ -21,7 +21,7 @@ GUIDANCE = 5.0
 
 BundlesArgument: TypeAlias = Annotated[
     list[Path],
-    typer.Argument(metavar="BUNDLE...", exists=True, help=BUNDLE_HELP, show_default=False),
+    typer.Argument(metavar="BUNDLE...", help=BUNDLE_HELP, show_default=False),
 ]
 InitializersOption: TypeAlias = Annotated[
     list[str] | None,

@@ -10,9 +10,12 @@ from dti_engine.cli.console import busy, print_json, print_paths, quiet_librarie
 from dti_engine.cli.run_log import FILE, read_events
 from dti_engine.errors import ConfigurationError
 from dti_engine.files import atomic_write, is_generated_page, require_replaceable
+from dti_engine.images.bundles.paths import bundle_path
 
 if TYPE_CHECKING:
     from dti_engine.quality.run_log import RunHistory
+
+_DEFAULT_OUTPUT = "tokens"  # of `dti train`
 
 EXAMPLES = (
     "dti report tokens",
@@ -25,7 +28,9 @@ def report(
     folder: Annotated[
         Path,
         typer.Argument(
-            metavar="DIR", help="The output folder of [cyan]dti train[/].", show_default=False
+            metavar="DIR",
+            help="The output folder of [cyan]dti train[/], or the folder of images in which it is.",
+            show_default=False,
         ),
     ],
     output: Annotated[
@@ -47,6 +52,7 @@ def report(
     """
     quiet_libraries(downloading=False)
 
+    folder = _run_folder(folder)
     path = output or folder / "report.html"
     require_replaceable(path, is_generated_page)
 
@@ -62,6 +68,16 @@ def report(
         print_json(summary.document() | {"page": str(path)})
     else:
         print_paths([path])
+
+
+def _run_folder(path: Path) -> Path:
+    """Return the folder of a run that a user names by itself, a file of it, or its images."""
+    path = bundle_path(path)
+    if path.is_file() and (path.name == FILE or path.suffix == ".safetensors"):
+        return path.parent
+    within = path / _DEFAULT_OUTPUT
+    has_run = (path / FILE).exists() or any(path.glob("*.safetensors"))
+    return within if not has_run and (within / FILE).exists() else path
 
 
 def _history(folder: Path) -> "RunHistory":

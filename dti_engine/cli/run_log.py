@@ -18,13 +18,14 @@ from typing import Any, Self
 import typer
 
 from dti_engine.errors import ConfigurationError, OutputError
+from dti_engine.files import RUN_LOG
 
 try:
     import fcntl
 except ImportError:  # Windows, where two runs in one folder are not noticed
     fcntl = None
 
-FILE = "run.jsonl"
+FILE = RUN_LOG
 
 
 class EventLog:

@@ -9,12 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dti_engine.cli.summary import RunSummary
-from dti_engine.errors import ArtifactError, ConfigurationError, DTIError, SubjectError, TokenError
+from dti_engine.errors import (
+    ArtifactError,
+    ConfigurationError,
+    DTIError,
+    InvalidBundleError,
+    SubjectError,
+    TokenError,
+)
 
 if TYPE_CHECKING:
     from dti_engine.config import TrainConfig
     from dti_engine.images.bundles.bundle import Bundle
     from dti_engine.images.bundles.schema import BundleDescription
+    from dti_engine.images.bundles.sidecars import SubjectWords
     from dti_engine.subject import Subject
 
 
@@ -29,6 +37,13 @@ class SubjectPlan:
     initializer: str
     num_vectors: int | None
     """The number that bundle.json requests."""
+
+    @property
+    def words(self) -> "SubjectWords":
+        """The words by which captions beside images may name the subject."""
+        from dti_engine.images.bundles.sidecars import SubjectWords
+
+        return SubjectWords.of([self.placeholder], [self.initializer])
 
 
 @dataclass(frozen=True)
@@ -67,12 +82,17 @@ def plan_subjects(
         placeholder: the name of the token of a single bundle.
         initializers: none, one for all bundles, or one per bundle.
 
-    Raises: ConfigurationError if the numbers of names or words and bundles do not fit; TokenError
-        if two bundles would get one name; the first bundle's error if all are refused.
+    Raises: InvalidBundleError if a path does not exist; ConfigurationError if the numbers of names
+        or words and bundles do not fit; TokenError if two bundles would get one name; the first
+        bundle's error if all are refused.
     """
-    from dti_engine.images.bundles.bundle import expand_paths
+    from dti_engine.images.bundles.paths import expand_paths
 
     paths = expand_paths(paths)
+    if missing := [path for path in paths if not path.exists()]:
+        raise InvalidBundleError(
+            f"{str(missing[0])!r} does not exist; give a folder, zip or tar of images, or one image"
+        )
     if placeholder and len(paths) > 1:
         raise ConfigurationError(
             f"--placeholder {placeholder} cannot name {len(paths)} bundles; leave it out, and "
@@ -202,7 +222,8 @@ def _prefetch(
     loading: deque[tuple[SubjectPlan, Future[Bundle]]] = deque()
     try:
         for plan in plans:
-            loading.append((plan, pool.submit(load_bundle, plan.path, resolution=resolution)))
+            future = pool.submit(load_bundle, plan.path, resolution=resolution, words=plan.words)
+            loading.append((plan, future))
             # One bundle ahead and no more: the decoded images of many are larger than all else
             # here.
             if len(loading) > 1:

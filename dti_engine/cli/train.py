@@ -126,7 +126,8 @@ def train(
     also after a crash.
     """
     require_extra("engine")
-    require_separate([output], bundles)
+    # The reader of bundles knows a folder with the log of a run, and leaves it out.
+    require_separate([output], bundles, may_be_within=True)
     changes = training.changed_fields(settings or [], steps=steps, lr=lr, kappa=kappa)
     plans = plan_subjects(bundles, placeholder, initializers or [])
     chosen = TrainOptions(

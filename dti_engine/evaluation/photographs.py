@@ -22,6 +22,7 @@ from dti_engine.evaluation.store import EvaluationStore, ImageScore
 from dti_engine.evaluation.study import OnProgress, Study
 from dti_engine.files import atomic_write, environment
 from dti_engine.images.bundles.bundle import load_bundle
+from dti_engine.images.bundles.sidecars import SubjectWords
 from dti_engine.images.decode import SubjectImage
 from dti_engine.images.png import plain_png
 from dti_engine.scorers.dinov2 import Dinov2, likeness, masked
@@ -68,7 +69,8 @@ class PhotographedSubject:
         Raises:
             InvalidBundleError: The bundle is refused.
         """
-        photos = load_bundle(path).images
+        words = SubjectWords.of([placeholder], [initializer])
+        photos = load_bundle(path, words=words).images
         return cls(
             name=name,
             path=path,
@@ -89,7 +91,8 @@ class PhotographedSubject:
 
     def images(self) -> Sequence[SubjectImage]:
         """Read the photographs. Raises: InvalidBundleError if the bundle is refused by now."""
-        return load_bundle(self.path).images
+        words = SubjectWords.of([self.placeholder], [self.initializer])
+        return load_bundle(self.path, words=words).images
 
     def document(self) -> dict[str, Any]:
         """Return everything that scores depend on, hence not the path."""

@@ -63,6 +63,12 @@ def is_plain_png(data: bytes) -> bool:
     return f"Software\0{_SOFTWARE}".encode() in data[:200]
 
 
+def is_generated_png(data: bytes) -> bool:
+    """Return whether `encode_image` made this file; its first bytes are enough."""
+    # Right after the header of a PNG, which has 33 bytes: length, kind and name of the first text.
+    return data[37:41] == b"tEXt" and data[41:].startswith(f"{_SETTINGS}\0".encode())
+
+
 def save_image(image: Image.Image, path: Path, settings: Mapping[str, Any]) -> None:
     """Write the PNG of `encode_image`. Raises: OutputError if it cannot be written."""
     atomic_write(path, encode_image(image, settings))

@@ -169,7 +169,7 @@ def _check_bundle(plan: SubjectPlan) -> CheckedBundle | DTIError:
     from services.client.uploader import bundle_content
 
     try:
-        bundle = load_bundle(plan.path)
+        bundle = load_bundle(plan.path, words=plan.words)
         content = bundle_content(plan.path)
     except SubjectError as error:
         return error.bare()  # its traceback would keep the images in memory

@@ -124,7 +124,10 @@ def submit(
     job_options = JobOptions(tags or [], webhook, idempotency_key, again, dry_run, wait, output)
     consent = consent_record(consent_by, consent_basis, consent_until)
     if wait:
-        require_separate([output or Path(job_words("training").folder)], bundles)
+        # The reader of bundles passes over a folder of tokens.
+        require_separate(
+            [output or Path(job_words("training").folder)], bundles, may_be_within=True
+        )
     changes = training.changed_fields(settings or [], steps=steps, lr=lr, kappa=kappa)
     fields = {"model": model, "recipe": recipe, "overrides": changes or None}
     with connect(server, api_key, forever=wait) as client:

@@ -40,7 +40,7 @@ def content_of(data: bytes) -> UploadContent:
 
 
 def bundle_content(path: Path) -> UploadContent:
-    """Return the content of a bundle: an archive as it is, or a folder as a zip.
+    """Return the content of a bundle: an archive as it is, or a folder or image as a zip.
 
     Raises: InvalidBundleError if it cannot be read.
     """
@@ -57,7 +57,9 @@ def _read_again(path: Path, digest: str) -> bytes:
 
 
 def _read_bundle(path: Path) -> bytes:
-    if path.is_dir():
+    from dti_engine.images.bundles.archives import is_archive
+
+    if path.exists() and (path.is_dir() or not is_archive(path)):
         return _zip_folder(path)
     try:
         return path.read_bytes()
@@ -68,18 +70,24 @@ def _read_bundle(path: Path) -> bytes:
 def _zip_folder(folder: Path) -> bytes:
     """Pack the files of a bundle so that the same files give the same bytes on every machine.
 
-    Entries have no times, owners or compression; images are compressed already.
+    Entries have no times, owners or compression; images are compressed already. Films, caches and
+    outputs of runs, which lie beside the images, are not sent. The folder's own name is kept where
+    it says what the subject is, such as `10_sks dog`.
     """
+    from dti_engine.images.bundles.archives import bare_name
+    from dti_engine.images.bundles.layouts import is_repeats_folder
     from dti_engine.images.bundles.members import DEFAULT_LIMITS
     from dti_engine.images.bundles.reader import read_contents
 
     contents = read_contents(folder, DEFAULT_LIMITS)
+    own_name = bare_name(folder)
+    top = f"{own_name}/" if is_repeats_folder(own_name) else ""
     if contents.errors:
         raise InvalidBundleError(f"{str(folder)!r} refused: {contents.errors[0]}")
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
         for name, data in contents.files.items():
-            entry = zipfile.ZipInfo(name, _ZIP_EPOCH)
+            entry = zipfile.ZipInfo(top + name, _ZIP_EPOCH)
             entry.create_system, entry.external_attr = 3, _FILE_MODE  # Unix, whatever runs this
             archive.writestr(entry, data)
     return packed.getvalue()

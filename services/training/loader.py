@@ -14,6 +14,7 @@ from dti_engine.images.bundles.archives import OpenArchive
 from dti_engine.images.bundles.bundle import Bundle, check_bundle
 from dti_engine.images.bundles.members import DEFAULT_LIMITS
 from dti_engine.images.bundles.schema import BundleDescription
+from dti_engine.images.bundles.sidecars import SubjectWords
 from dti_engine.subject import Subject
 from dti_engine.training.checkpoint import Checkpoint
 from services.contracts.training import TrainingItem, TrainingJobSpec, default_placeholder
@@ -95,8 +96,10 @@ def load_subject(store: Store, attempt: Attempt, now: datetime) -> LoadedSubject
 
 
 def _read_bundle(store: Store, tenant: str, item: TrainingItem, resolution: int) -> Bundle:
+    words = SubjectWords.of([item.placeholder], [item.initializer])
     if not item.bundle:
-        return check_bundle(_read_images(store, tenant, item), resolution=resolution)
+        images = _read_images(store, tenant, item)
+        return check_bundle(images, resolution=resolution, words=words)
     data = uploads.read(store, tenant, item.bundle, max_bytes=DEFAULT_LIMITS.max_archive_bytes)
     # Without a name: nothing of it is left when this process is killed.
     with tempfile.TemporaryFile(prefix="dti-") as file:
@@ -104,7 +107,7 @@ def _read_bundle(store: Store, tenant: str, item: TrainingItem, resolution: int)
         file.flush()
         # By its first bytes: an upload has a digest, and no name.
         form = "zip" if data.startswith(_ZIP_MAGIC) else "tar"
-        return check_bundle(OpenArchive(file, form), resolution=resolution)
+        return check_bundle(OpenArchive(file, form), resolution=resolution, words=words)
 
 
 def _read_images(store: Store, tenant: str, item: TrainingItem) -> dict[str, bytes]:

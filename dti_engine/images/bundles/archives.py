@@ -12,15 +12,19 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from glob import escape
 from itertools import islice
 from pathlib import Path
 from typing import IO, TypeAlias
 
 from dti_engine.errors import InvalidBundleError
+from dti_engine.files import RUN_LOG
 from dti_engine.images.bundles import sandbox_process
 from dti_engine.images.bundles.members import ArchiveMember, BundleLimits, brief, is_ignored
 from dti_engine.images.bundles.sandbox import Reply, Sandbox
+from dti_engine.images.bundles.strays import RUN_FOLDERS, is_class_folder
 from dti_engine.images.bundles.unpacking import Form
+from dti_engine.images.file_formats import SUFFIXES
 
 _ZIP_SUFFIXES, _TAR_SUFFIXES = (".zip",), (".tar", ".tar.gz", ".tgz")
 _MAX_MEMBER_BYTES = 16 * sandbox_process.MAX_NAME  # of JSON, where a character takes up to 12
@@ -52,12 +56,12 @@ def is_archive(path: Path) -> bool:
 
 
 def bare_name(path: Path) -> str:
-    """Return the name of a folder or archive without an archive's suffix."""
+    """Return the name of a folder, archive or image without the suffix of a file."""
     name = path.resolve().name
     for suffix in sorted((*_ZIP_SUFFIXES, *_TAR_SUFFIXES), key=len, reverse=True):
         if name.lower().endswith(suffix) and not path.is_dir():
             return name[: -len(suffix)]
-    return name
+    return path.stem if path.suffix.lower() in SUFFIXES and path.is_file() else name
 
 
 def members(source: BundleSource, limits: BundleLimits) -> Iterator[ArchiveMember]:
@@ -78,8 +82,23 @@ def members(source: BundleSource, limits: BundleLimits) -> Iterator[ArchiveMembe
         return _members_of_path(source, "zip", limits)
     if name.endswith(_TAR_SUFFIXES):
         return _members_of_path(source, "tar", limits)
+    if source.suffix.lower() in SUFFIXES:
+        return _image_members(source)
     allowed = ", ".join((*_ZIP_SUFFIXES, *_TAR_SUFFIXES))
-    raise InvalidBundleError(f"neither a folder nor one of {allowed}; pack the images so")
+    raise InvalidBundleError(
+        f"neither a folder nor one of {allowed}, nor an image; pack the images so"
+    )
+
+
+def _image_members(image: Path) -> Iterator[ArchiveMember]:
+    """Yield an image and the files beside it that have its name: its caption and its mask."""
+    for path in sorted(image.parent.glob(f"{escape(image.stem)}*")):
+        # `rex.txt`, `rex.mask.png` and `rex-masklabel.png`, but not the image `rex.png` of another.
+        rest = path.name.removeprefix(image.stem)
+        is_beside = rest in (".txt", ".caption", "-masklabel.png", ".mask.png")
+        if path.is_file() and (path == image or is_beside):
+            opener = partial(_open_file, path)
+            yield ArchiveMember(path.name, False, None, path.stat().st_size, opener)
 
 
 def _file_members(files: Mapping[str, bytes]) -> Iterator[ArchiveMember]:
@@ -183,6 +202,10 @@ def _folder_members(folder: Path, prefix: str, limits: BundleLimits) -> Iterator
         raise InvalidBundleError(
             f"cannot list {str(folder)!r} ({error.strerror}); give a folder that can be read"
         ) from error
+    # A run that writes beside the images may have thousands of files, and they change meanwhile.
+    is_run = any(entry.name == RUN_LOG for entry in entries)
+    if is_run and prefix:
+        return
     for entry in entries:
         name, path = prefix + entry.name, Path(entry.path)
         is_folder = entry.is_dir(follow_symlinks=False)
@@ -192,8 +215,13 @@ def _folder_members(folder: Path, prefix: str, limits: BundleLimits) -> Iterator
         )
         # Deeper folders would be rejected one by one anyway, so they are not even listed. A folder
         # that is ignored, such as .git, may be huge.
-        if is_folder and not is_ignored(name) and name.count("/") < limits.max_depth:
+        is_left_out = is_class_folder(entry.name) or (is_run and entry.name in RUN_FOLDERS)
+        if is_folder and not (is_left_out or is_ignored(name)) and _is_shallow(name, limits):
             yield from _folder_members(path, f"{name}/", limits)
+
+
+def _is_shallow(name: str, limits: BundleLimits) -> bool:
+    return name.count("/") < limits.max_depth
 
 
 def _entry_rejection(entry: os.DirEntry[str]) -> str | None:

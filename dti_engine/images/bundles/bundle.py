@@ -7,24 +7,34 @@ from pathlib import Path
 from PIL import Image
 
 from dti_engine.errors import InvalidBundleError, InvalidImageError
-from dti_engine.images.bundles.archives import BundleSource, is_archive
+from dti_engine.images.bundles.archives import BundleSource, bare_name
 from dti_engine.images.bundles.decoder import Decoder
+from dti_engine.images.bundles.image_warnings import image_warnings
+from dti_engine.images.bundles.layouts import (
+    Layout,
+    arrange,
+    class_beside,
+    is_image,
+    is_mask_name,
+    masks_beside,
+    repeats_words,
+)
 from dti_engine.images.bundles.members import (
     DEFAULT_LIMITS,
     BundleFinding,
     BundleLimits,
-    is_ignored,
     printable,
 )
+from dti_engine.images.bundles.paths import bundle_path
 from dti_engine.images.bundles.reader import DESCRIPTION, read_contents
 from dti_engine.images.bundles.schema import BundleDescription, ImageNotes, parse
+from dti_engine.images.bundles.sidecars import Sidecars, SubjectWords, read_sidecars
 from dti_engine.images.crops import mask_coverage
 from dti_engine.images.decode import SubjectImage
-from dti_engine.images.file_formats import READABLE, SUFFIXES, image_format
+from dti_engine.images.file_formats import READABLE
 
 _MAX_LINES = 50  # of an error message; `check_bundle` returns all findings
-_HASH_SIDE = 8
-_MASK_ENDINGS = ("-masklabel.png", ".mask.png")  # of OneTrainer and of forks of kohya's scripts
+_NO_WORDS = SubjectWords()
 _NESTED = (
     f"in a nested folder; images lie beside {DESCRIPTION}, and only masks that it names may lie "
     "deeper"
@@ -42,42 +52,28 @@ class Bundle:
     warnings: Sequence[BundleFinding]
 
 
-def expand_paths(paths: Sequence[Path]) -> list[Path]:
-    """Return the bundles that these paths are or contain.
-
-    A folder with an image or `bundle.json` is a bundle. A folder with neither stands for its
-    folders and archives, by name, if it has any. Ignored are the files that a bundle ignores.
-    """
-    return [bundle for path in paths for bundle in _nested_bundles(path) or [path]]
-
-
-def _nested_bundles(path: Path) -> list[Path]:
-    """Return the bundles in a folder of bundles; none if it is itself a bundle."""
-    if not path.is_dir():
-        return []
-    children = sorted(child for child in path.iterdir() if not is_ignored(child.name))
-    if any(child.name == DESCRIPTION or child.suffix.lower() in SUFFIXES for child in children):
-        return []
-    return [child for child in children if child.is_dir() or is_archive(child)]
-
-
 def read_description(path: Path, *, limits: BundleLimits = DEFAULT_LIMITS) -> BundleDescription:
-    """Return the content of bundle.json, or an empty description; images are not read.
+    """Return the content of bundle.json and what the data set's layout says; no image is decoded.
 
     Errors in it are left to `load_bundle`.
     """
-    files = read_contents(path, limits, only_description=True).files
-    return parse(files[DESCRIPTION])[0] if DESCRIPTION in files else BundleDescription()
+    path = bundle_path(path)
+    layout = arrange(read_contents(path, limits, only_texts=True).files)
+    return _description(path, layout)[0]
 
 
 def load_bundle(
-    path: Path, *, resolution: int | None = None, limits: BundleLimits = DEFAULT_LIMITS
+    path: Path,
+    *,
+    resolution: int | None = None,
+    limits: BundleLimits = DEFAULT_LIMITS,
+    words: SubjectWords = _NO_WORDS,
 ) -> Bundle:
-    """Load a bundle without errors. `resolution`: see `check_bundle`.
+    """Load a bundle without errors; the arguments are those of `check_bundle`.
 
     Raises: InvalidBundleError that lists all errors.
     """
-    bundle = check_bundle(path, resolution=resolution, limits=limits)
+    bundle = check_bundle(path, resolution=resolution, limits=limits, words=words)
     if bundle.errors:
         lines = [f"\n  {finding}" for finding in bundle.errors[:_MAX_LINES]]
         if more := len(bundle.errors) - len(lines):
@@ -87,73 +83,141 @@ def load_bundle(
 
 
 def check_bundle(
-    source: BundleSource, *, resolution: int | None = None, limits: BundleLimits = DEFAULT_LIMITS
+    source: BundleSource,
+    *,
+    resolution: int | None = None,
+    limits: BundleLimits = DEFAULT_LIMITS,
+    words: SubjectWords = _NO_WORDS,
 ) -> Bundle:
     """Load what is valid of a bundle, with all errors and warnings.
 
-    resolution: side of the training crops in pixels, to warn of smaller images.
+    Args:
+        source: the bundle.
+        resolution: side of the training crops in pixels, to warn of smaller images.
+        limits: what a bundle may have.
+        words: words that captions beside images may have for the subject, besides those that
+            bundle.json and the layout of the data set say.
     """
+    source = bundle_path(source) if isinstance(source, Path) else source
     contents = read_contents(source, limits)
-    description, errors = BundleDescription(), list(contents.errors)
-    strays = list[BundleFinding]()
-    if DESCRIPTION in contents.files:
-        description, description_errors = parse(contents.files.pop(DESCRIPTION))
-        errors += description_errors
-    masks = _masks_beside(contents.files)
-    files = dict[str, bytes]()
-    for name, data in contents.files.items():
-        if name in description.masks or name in masks.values():
-            continue  # checked with its image
-        if _is_stray(name, data):
-            strays.append(BundleFinding(name, "no image; it is passed over"))
-        elif "/" in name:
-            errors.append(BundleFinding(name, _NESTED))
-        else:
-            files[name] = data
-    errors += _missing_images(description, files, contents.files)
-    if len(files) > limits.max_images:
-        reason = f"{len(files)} images; allowed are {limits.max_images}, 3 to 6 are usual"
+    layout = arrange(contents.files)
+    description, errors = _description(source, layout)
+    errors = [*contents.errors, *errors]
+    found = _sort(layout, description, contents.strays)
+    errors += found.errors
+    errors += _missing_images(description, found.images, layout.files)
+    images = found.images
+    if len(images) > limits.max_images:
+        reason = f"{len(images)} images; allowed are {limits.max_images}, 3 to 6 are usual"
         errors.append(BundleFinding("", reason))
-        files = {}  # decoding them all would take long, and the bundle is rejected anyway
+        images = {}  # decoding them all would take long, and the bundle is rejected anyway
+    captions, warnings = _captions(found.sidecars, _words(words, description, layout))
+    warnings = [*_strays(found.strays), *warnings]
+    decoded = list[SubjectImage]()
     # One decoder for all: starting a process takes longer than decoding most images.
-    images = list[SubjectImage]()
     with Decoder(limits) as decoder:
-        for name, data in files.items():
+        for name, data in images.items():
             try:
                 image = decoder.image(name, data)
                 # Before the mask is decoded: a copy, or an image beyond the limit, is not worth it.
-                _check_among(image, images, limits)
+                _check_among(image, decoded, limits)
                 notes = description.images.get(name, ImageNotes())
-                mask = _mask(notes.mask or masks.get(name), image, contents.files, decoder)
-                images.append(replace(image, caption=notes.caption, mask=mask))
+                mask = _mask(notes.mask or found.masks.get(name), image, layout.files, decoder)
+                caption = notes.caption or captions.get(name)
+                decoded.append(replace(image, caption=caption, mask=mask))
             except InvalidImageError as error:
                 errors.append(BundleFinding(name, str(error)))
-    if not files and not errors:
+    if not images and not errors:
         errors.append(BundleFinding("", f"no images; put {READABLE} files there"))
-    warnings = strays + (list(_warnings(images, resolution, limits)) if images else [])
+    if decoded:
+        warnings += image_warnings(decoded, resolution, limits)
     path = source if isinstance(source, Path) else None
-    return Bundle(path, description, images, errors, warnings)
+    return Bundle(path, description, decoded, errors, warnings)
 
 
-def _masks_beside(files: Mapping[str, bytes]) -> dict[str, str]:
-    """Return image -> its mask, for masks that other trainers keep beside images.
+@dataclass(frozen=True)
+class _SortedFiles:
+    """The files of a bundle by what they are."""
 
-    OneTrainer names the mask of `rex.jpg` `rex-masklabel.png`, and forks of kohya's scripts
-    `rex.mask.png`.
-    """
-    images = {Path(name).stem: name for name in files if "/" not in name}
-    masks = dict[str, str]()
-    for name in files:
-        for ending in _MASK_ENDINGS:
-            stem = name.removesuffix(ending)
-            if stem != name and stem in images:
-                masks[images[stem]] = name
-    return masks
+    images: Mapping[str, bytes]
+    masks: Mapping[str, str]  # image -> mask that no description names
+    sidecars: Sidecars
+    strays: Sequence[str]
+    errors: Sequence[BundleFinding]
 
 
-def _is_stray(name: str, data: bytes) -> bool:
-    """Return whether a file neither is an image nor claims to be one by its name."""
-    return image_format(data) is None and Path(name).suffix.lower() not in SUFFIXES
+def _sort(layout: Layout, description: BundleDescription, strays: Sequence[str]) -> _SortedFiles:
+    masks = masks_beside(layout.files)
+    images, others, errors = dict[str, bytes](), list(strays), list[BundleFinding]()
+    for name, data in layout.files.items():
+        if name in description.masks or name in masks.values() or name == DESCRIPTION:
+            continue  # masks are checked with their images
+        if is_mask_name(name):
+            others.append(name)  # a mask of no image
+        elif not is_image(name, data):
+            others.append(name)
+        elif "/" in name:
+            errors.append(BundleFinding(name, _NESTED))
+        else:
+            images[name] = data
+    sidecars = read_sidecars(layout.files, list(images))
+    others = sorted(set(others) - sidecars.files)
+    return _SortedFiles(images, masks, sidecars, others, errors)
+
+
+def _description(
+    source: BundleSource, layout: Layout
+) -> tuple[BundleDescription, list[BundleFinding]]:
+    """Return the description, with the class word of the layout where it has none, and errors."""
+    description, errors = BundleDescription(), list[BundleFinding]()
+    if DESCRIPTION in layout.files:
+        description, errors = parse(layout.files[DESCRIPTION])
+    if description.initializer is None:
+        word = layout.class_word
+        if word is None and isinstance(source, Path):
+            own = repeats_words(bare_name(source))
+            word = own[1] if own else class_beside(source)
+        if word:
+            description = description.model_copy(update={"initializer": word})
+    return description, errors
+
+
+def _words(given: SubjectWords, description: BundleDescription, layout: Layout) -> SubjectWords:
+    """Return all words by which captions may name the subject."""
+    return SubjectWords.of(
+        [*given.names, description.placeholder, description.subject, layout.trigger],
+        [*given.classes, description.initializer, description.class_noun, layout.class_word],
+    )
+
+
+def _captions(
+    sidecars: Sidecars, words: SubjectWords
+) -> tuple[dict[str, str], list[BundleFinding]]:
+    """Return image -> training prompt, and warnings about the captions that cannot be one."""
+    prompts, unused = dict[str, str](), list[str]()
+    for image, (file, caption) in sidecars.captions.items():
+        if prompt := words.training_prompt(caption):
+            prompts[image] = prompt
+        elif caption.strip():
+            unused.append(file)
+    warnings = [BundleFinding(name, reason) for name, reason in sidecars.damaged.items()]
+    if unused:
+        known = ", ".join(map(repr, (*words.names, *words.classes))) or "no word is known for it"
+        warnings.append(
+            BundleFinding(
+                "",
+                f"{len(unused)} captions do not name the subject among their first words "
+                f"({known}), so templates stand in for them: {', '.join(dict.fromkeys(unused))}",
+            )
+        )
+    return prompts, warnings
+
+
+def _strays(names: Sequence[str]) -> list[BundleFinding]:
+    """Return the warning about files that are passed over: one, however many there are."""
+    if len(names) < 2:
+        return [BundleFinding(name, "no image; it is passed over") for name in names]
+    return [BundleFinding("", f"{len(names)} files are no images: {', '.join(names)}; passed over")]
 
 
 def _missing_images(
@@ -207,48 +271,5 @@ def _mask(
     return mask
 
 
-def _warnings(
-    images: Sequence[SubjectImage], resolution: int | None, limits: BundleLimits
-) -> Iterator[BundleFinding]:
-    if len(images) < limits.usual_images:
-        yield BundleFinding("", f"{len(images)} of the usual 3 to 6 images; give more if you can")
-    hashes = [difference_hash(image.image) for image in images]
-    for index, image in enumerate(images):
-        for other, other_hash in zip(images[:index], hashes, strict=False):
-            if hamming_distance(hashes[index], other_hash) <= limits.near_duplicate_bits:
-                yield BundleFinding(image.name, f"nearly identical to {other.name!r}")
-                # One warning for each image: three copies are two too many, not three pairs.
-                break
-        short, long = sorted(image.image.size)
-        if resolution and short < resolution:
-            reason = f"{_size(image.image)} px, will be enlarged to the {resolution} of training"
-            yield BundleFinding(image.name, reason)
-        if long > limits.max_aspect * short:
-            reason = f"{_size(image.image)} px: each square crop of it shows a small part"
-            yield BundleFinding(image.name, reason)
-
-
 def _size(image: Image.Image) -> str:
     return f"{image.width} x {image.height}"
-
-
-def difference_hash(image: Image.Image) -> int:
-    """Return 64 bits: each says whether a thumbnail's pixel is brighter than its right neighbour.
-
-    Scaling, compression and small changes of colour leave most bits unchanged.
-
-    Source: Krawetz 2013, "Kind of like that" (dHash).
-    """
-    thumbnail = image.resize((_HASH_SIDE + 1, _HASH_SIDE), Image.Resampling.BOX).convert("L")
-    pixels = thumbnail.tobytes()
-    bits = 0
-    for row in range(_HASH_SIDE):
-        start = row * (_HASH_SIDE + 1)
-        for left in range(start, start + _HASH_SIDE):
-            bits = bits << 1 | (pixels[left] > pixels[left + 1])
-    return bits
-
-
-def hamming_distance(a: int, b: int) -> int:
-    """Return the number of bits in which two hashes differ."""
-    return (a ^ b).bit_count()

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from dti_engine.errors import InvalidBundleError
+from dti_engine.errors import InvalidBundleError, InvalidImageError
 from dti_engine.images.bundles.archives import BundleSource, members
+from dti_engine.images.bundles.layouts import is_image_folder
 from dti_engine.images.bundles.members import (
     ArchiveMember,
     BundleFinding,
@@ -16,54 +17,62 @@ from dti_engine.images.bundles.members import (
     normalized,
     printable,
 )
+from dti_engine.images.bundles.strays import (
+    TEXT_SUFFIXES,
+    is_archive_within,
+    is_class_folder,
+    is_of_run,
+    is_stray,
+    run_folders,
+)
+from dti_engine.images.file_formats import SUFFIXES
 
 DESCRIPTION = "bundle.json"
 
 _CHUNK_BYTES = 1 << 16
-# Archives are told by their content, since a renamed one would be reported as a damaged image.
-_ARCHIVE_MAGIC = (
-    b"PK\x03\x04",
-    b"PK\x05\x06",
-    b"\x1f\x8b",
-    b"BZh",
-    b"\xfd7zXZ",
-    b"7z\xbc\xaf",
-    b"Rar!",
-    b"\x28\xb5\x2f\xfd",
-)
+_HEAD_BYTES = 1 << 12  # enough to tell the kind of a file
 
 
 @dataclass(eq=False)
 class BundleFiles:
-    """The files of a bundle by name, and the errors; skipped files have empty content."""
+    """The files of a bundle by name, the strays beside them, and the errors."""
 
     files: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    strays: list[str] = field(default_factory=list[str])
     errors: list[BundleFinding] = field(default_factory=list[BundleFinding])
     num_bytes: int = 0
 
 
 def read_contents(
-    source: BundleSource, limits: BundleLimits, *, only_description: bool = False
+    source: BundleSource, limits: BundleLimits, *, only_texts: bool = False
 ) -> BundleFiles:
     """Read all files of a bundle, ordered by name; hidden ones are ignored.
 
     An archive may hold one folder that holds everything, as zipping a folder produces. A member
     that cannot be used is an error under its name, and reading continues; where it cannot continue,
-    the remaining members are missing.
+    the remaining members are missing. What runs of `dti train` wrote is left out.
+
+    only_texts: read of all files that are no texts the beginning alone.
     """
     try:
         found = members(source, limits)
     except InvalidBundleError as error:
         return BundleFiles(errors=[BundleFinding("", printable(str(error)))])
-    contents = read_members(found, limits, only_description=only_description)
+    contents = read_members(found, limits, only_texts=only_texts)
     is_folder = isinstance(source, Path) and source.is_dir()
     if not is_folder and not isinstance(source, Mapping):
-        contents.files = _without_top_folder(contents.files)
+        _remove_top_folder(contents)
+    runs = run_folders([*contents.files, *contents.strays])
+    if runs:
+        contents.files = {
+            name: data for name, data in contents.files.items() if not is_of_run(name, runs)
+        }
+        contents.strays = [name for name in contents.strays if not is_of_run(name, runs)]
     return contents
 
 
 def read_members(
-    members: Iterable[ArchiveMember], limits: BundleLimits, *, only_description: bool = False
+    members: Iterable[ArchiveMember], limits: BundleLimits, *, only_texts: bool = False
 ) -> BundleFiles:
     """Read all members as `read_contents` does, under their names in the archive."""
     contents, seen = BundleFiles(), dict[str, str]()
@@ -74,7 +83,7 @@ def read_members(
                     f"more than {limits.max_entries} entries; a bundle is one subject, pack each "
                     "by itself"
                 )
-            _add(member, contents, seen, limits, only_description)
+            _add(member, contents, seen, limits, only_texts)
     except (OSError, InvalidBundleError) as error:
         contents.errors.append(BundleFinding("", printable(str(error))))
     contents.files = dict(sorted(contents.files.items()))
@@ -86,7 +95,7 @@ def _add(
     contents: BundleFiles,
     seen: dict[str, str],
     limits: BundleLimits,
-    only_description: bool,
+    only_texts: bool,
 ) -> None:
     """Read a member or reject it. Raises: InvalidBundleError if reading must end here."""
     name, shown = normalized(member.name), printable(member.name)
@@ -106,40 +115,64 @@ def _add(
     other = seen.setdefault(collision_key(name), name)
     if other != name or name in contents.files:
         return reject(f"means the same file as {other!r} on some systems; rename one")
+    if folder := _class_folder(f"{name}/" if member.is_folder else name):
+        if folder not in contents.strays:
+            contents.strays.append(folder)  # once, in place of all that it holds
+        return None
     if member.is_folder:
         return None
-    is_description = name.rpartition("/")[2] == DESCRIPTION
-    if only_description and not is_description:
-        contents.files[name] = b""  # the name counts for `_without_top_folder`
-        return None
-    limit = limits.max_description_bytes if is_description else limits.image.max_bytes
     try:
-        data = _read(member, limit, contents, limits)
+        data = _read(member, name, contents, limits, only_texts)
     except OSError as error:
         return reject(printable(f"cannot be read ({error})"))
+    except InvalidImageError as error:
+        return reject(str(error))
     if data is None:
-        return reject(f"larger than {limit / 1e6:g} MB; make it smaller")
-    # A tar has its magic within its first header, not at the beginning.
-    if data.startswith(_ARCHIVE_MAGIC) or data[257:262] == b"ustar":
-        return reject("an archive within; unpack it")
-    contents.files[name] = data
+        contents.strays.append(name)
+    else:
+        contents.files[name] = data
+    return None
+
+
+def _class_folder(name: str) -> str | None:
+    """Return the outermost folder of class images that a member lies in, if there is one."""
+    folders = name.split("/")[:-1]
+    for depth, folder in enumerate(folders, start=1):
+        if is_class_folder(folder):
+            return "/".join(folders[:depth]) + "/"
     return None
 
 
 def _read(
-    member: ArchiveMember, limit: int, contents: BundleFiles, limits: BundleLimits
+    member: ArchiveMember,
+    name: str,
+    contents: BundleFiles,
+    limits: BundleLimits,
+    only_texts: bool,
 ) -> bytes | None:
-    """Return all bytes of a member, or None if there are more than `limit`, whatever it declares.
+    """Return the bytes of a member, or None for a stray, of which only the first are read.
 
-    Raises: InvalidBundleError if the bundle unpacks to too many bytes in total.
+    Raises: InvalidImageError if the member is refused; InvalidBundleError if the bundle unpacks to
+        too many bytes in total; OSError if it cannot be read.
     """
-    if member.declared_bytes > limit:
-        return None
     data = bytearray()
+    is_text = PurePosixPath(name).suffix.lower() in TEXT_SUFFIXES
+    limit = limits.max_description_bytes if is_text else limits.image.max_bytes
+    too_large = f"larger than {limit / 1e6:g} MB; make it smaller"
+    # A film may be larger, which is passed over, but not what is named as an image.
+    if member.declared_bytes > limit and PurePosixPath(name).suffix.lower() in SUFFIXES:
+        raise InvalidImageError(too_large)
     with member.open() as file:
+        # Not what the member declares: a decompression bomb must not get to the end of its data.
         while chunk := file.read(_CHUNK_BYTES):
+            if not data:
+                if is_archive_within(name, chunk):
+                    raise InvalidImageError("an archive within; unpack it")
+                if is_stray(name, chunk[:_HEAD_BYTES]):
+                    return None
+                if only_texts and not is_text:
+                    return chunk[:_HEAD_BYTES]
             data += chunk
-            # Counted while reading: a decompression bomb must not get to the end of its data.
             contents.num_bytes += len(chunk)
             if contents.num_bytes > limits.max_unpacked_bytes:
                 raise InvalidBundleError(
@@ -147,13 +180,18 @@ def _read(
                     "a few images of one subject, remove some"
                 )
             if len(data) > limit:
-                return None
+                if is_text and name.rpartition("/")[2] != DESCRIPTION:
+                    return None  # no caption is so long
+                raise InvalidImageError(too_large)
+    if not data and is_stray(name, b""):
+        return None
     return bytes(data)
 
 
-def _without_top_folder(files: dict[str, bytes]) -> dict[str, bytes]:
-    # `zip -r rex.zip rex` stores every member below "rex/".
-    tops = {name.partition("/")[0] if "/" in name else "" for name in files}
-    if len(tops) != 1 or tops == {""}:
-        return files
-    return {name.partition("/")[2]: data for name, data in files.items()}
+def _remove_top_folder(contents: BundleFiles) -> None:
+    """Remove the folder that holds everything, as `zip -r rex.zip rex` makes it."""
+    tops = {name.partition("/")[0] if "/" in name else "" for name in contents.files}
+    if len(tops) != 1 or tops == {""} or is_image_folder(top := tops.pop()):
+        return
+    contents.files = {name.partition("/")[2]: data for name, data in contents.files.items()}
+    contents.strays = [name.removeprefix(f"{top}/") for name in contents.strays]

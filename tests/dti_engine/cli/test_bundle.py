@@ -191,3 +191,37 @@ def test_train_warns_and_names_everything_that_is_refused(
     assert "a damaged zip file" in result.stderr
     assert "warning: tom: 2 of the usual 3 to 6 images" in result.stderr
     assert result.stdout == f"{tmp_path / 'out' / 'tom.safetensors'}\n"
+
+
+def test_training_in_the_folder_of_the_images_works_twice_and_is_reported(
+    dti: Dti, folder: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    for _ in range(2):
+        result = dti("train", ".", *SHORT, "--model", tiny_checkpoint, "--validation-images", "1")
+        assert result.exit_code == 0, result.stderr
+        assert result.stdout == "tokens/cust-7.safetensors\n"
+    manifest = Artifact.load(Path("tokens/cust-7.safetensors")).manifest
+    assert manifest.training
+    assert list(manifest.training.images) == ["0.png", "1.png", "2.png"]
+    assert dti("bundle", "check", ".").exit_code == 0
+    for given in (".", "tokens/", "tokens/run.jsonl"):
+        result = dti("report", given)
+        assert result.stdout == "tokens/report.html\n", result.stderr
+
+
+def test_a_caption_beside_an_image_is_trained_on_with_the_token_for_the_class_word(
+    dti: Dti, folder: Path, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    (folder / "bundle.json").unlink()
+    (folder / "1.txt").write_text("a dog on a beach")
+    shown = json.loads(dti("bundle", "check", folder, "--json").stdout)["bundles"][0]
+    assert shown["images"][1]["caption"] is None  # nothing has said the class word yet
+    reasons = [each["reason"] for each in shown["warnings"]]
+    assert any("1 captions do not name the subject" in reason for reason in reasons)
+    result = dti(
+        *("train", folder, "-i", "dog", *SHORT, "--model", tiny_checkpoint),
+        *("-o", tmp_path / "out", "--validation-images", "0"),
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "do not name the subject" not in result.stderr

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dti_engine.images.bundles.bundle import expand_paths
+from dti_engine.images.bundles.paths import expand_paths
 
 
 @pytest.fixture
