@@ -310,14 +310,22 @@ def delete_tenant(
 
 
 def _open_store(url: str) -> "Store":
-    """Open the store. Raises: SettingsError for memory:, which no other process sees."""
+    """Open a store that has passed the probe.
+
+    Raises:
+        SettingsError: It is memory:, which no other process sees.
+        StoreRefusedError: The store breaks a promise that the service relies on.
+    """
     from services.storage.open import open_store
+    from services.storage.probe_record import ensure_probed
 
     if url.startswith("memory:"):
         raise SettingsError(
             "the store memory: ends with this command: give the store of the service"
         )
-    return open_store(url)
+    store = open_store(url)
+    ensure_probed(store)
+    return store
 
 
 def _parse_duration(text: str, option: str = "--grace") -> timedelta:

@@ -111,7 +111,7 @@ def serve(
     from services.contracts.models import ModelsFile, read_models
     from services.local.service import LocalService, LocalServiceSettings, free_port
     from services.storage.open import open_store
-    from services.storage.probe import probe
+    from services.storage.probe_record import ensure_probed
 
     models_file = ModelsFile(models)
     if models:
@@ -119,7 +119,7 @@ def serve(
     store_url = _absolute_store(store)
     opened = open_store(store_url)
     with busy("testing the store"):
-        probe(opened)
+        ensure_probed(opened)
     settings = LocalServiceSettings(
         store=store_url, port=port or free_port(), models=_kept_models(models), engines=engines
     )

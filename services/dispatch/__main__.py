@@ -4,6 +4,7 @@ SIGTERM and SIGINT drain it: it gives back what it has claimed, and other dispat
 """
 
 import sys
+import threading
 
 from services import logs, metrics
 from services.dispatch.dispatcher import Dispatcher
@@ -15,6 +16,7 @@ from services.process import exit_on_error, on_termination
 from services.settings import DispatcherProcessSettings
 from services.storage.instrumented import InstrumentedStore
 from services.storage.open import open_store
+from services.storage.probe_record import wait_until_probed
 
 _STALLED_AFTER_S = 600
 """Time without a turn of a model's loop after which /healthz answers 503: a turn claims images, and
@@ -35,8 +37,13 @@ def main() -> None:
                 {"/metrics": lambda: metrics_page(exporter), "/healthz": liveness.page},
                 settings.metrics_port,
             )
+        store = open_store(settings.store)
+        stopped = threading.Event()
+        on_termination(stopped.set)
+        if not wait_until_probed(store, stopped):
+            sys.exit(0)
         dispatcher = Dispatcher(
-            Ledger.open(InstrumentedStore(open_store(settings.store)), settings),
+            Ledger.open(InstrumentedStore(store), settings),
             settings.served_models(),
             lambda: EngineClient(
                 settings.engines_url, settings.engine_secret, settings.engine_timeout_s
@@ -46,7 +53,8 @@ def main() -> None:
             liveness=liveness,
         )
     on_termination(dispatcher.drain)
-    dispatcher.run()
+    if not stopped.is_set():  # by a signal that came while the dispatcher was made
+        dispatcher.run()
     sys.exit(0)
 
 

@@ -1,6 +1,7 @@
 """Creates an engine from its specification."""
 
 import importlib
+import threading
 import time
 from dataclasses import replace
 from typing import Any, cast
@@ -19,6 +20,7 @@ from services.inference.tokens.loader import ModelSignature
 from services.ledger.ledger import Ledger
 from services.storage.instrumented import InstrumentedStore
 from services.storage.open import open_store
+from services.storage.probe_record import wait_until_probed
 
 S3_DEFAULTS = {"deadline_s": 10.0, "read_timeout_s": 5.0}
 """Shorter timeouts than those of other processes: people wait for images, and tokens are small."""
@@ -30,7 +32,9 @@ log = logs.logger(__name__)
 
 
 def open_engine(spec: EngineSpec) -> Engine:
-    """Load the model, open the store, start the scheduler, and return the engine.
+    """Open the store, load the model, start the scheduler, and return the engine.
+
+    It waits for a store that does not answer, without a limit.
 
     Raises:
         ModelLoadError: The weights cannot be loaded.
@@ -39,8 +43,10 @@ def open_engine(spec: EngineSpec) -> Engine:
     """
     began = time.monotonic()
     model, generation = spec.model, spec.model.generation
-    # First, because a mistake in it should not cost the time to load the model.
+    # First, because a mistake in these should not cost the time to load the model.
     safety_checker = _find_safety_checker(generation.safety_checker)
+    opened = open_store(spec.store, **S3_DEFAULTS)
+    wait_until_probed(opened, threading.Event())
     if spec.threads:
         import torch
 
@@ -50,7 +56,7 @@ def open_engine(spec: EngineSpec) -> Engine:
     backbone = load_backbone(model.weights, device=device, dtype=find_dtype(model.dtype, device))
     if generation.compile:
         backbone.compile()
-    store = InstrumentedStore(open_store(spec.store, **S3_DEFAULTS))
+    store = InstrumentedStore(opened)
     tokens = TokenCache(Ledger.open(store), ModelSignature.of(backbone))
     tokens.forget_in_background()
     shapes = _compiled_shapes(generation.batch_size or MAX_BATCH_SIZE) if generation.compile else ()

@@ -9,7 +9,8 @@ from services.storage.settings import DirectorySettings, MemorySettings, store_s
 def open_store(url: str, **s3_defaults: float) -> Store:
     """Return the store at `s3://bucket/prefix`, `file:///folder`, a path, or `memory:`.
 
-    `memory:` is a new store each time. `probe.probe` tells whether a store can be relied on.
+    `memory:` is a new store each time. `probe_record.ensure_probed` tells whether a store can be
+    relied on.
 
     Raises:
         SettingsError: The URL or a variable is malformed.

@@ -5,6 +5,7 @@ writes, and answer 200.
 """
 
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,14 +25,22 @@ from services.storage.interface import Retention, Store
 
 PREFIX = "service/probes/"
 
+_RACES = 10
 _RACERS = 8
+"""Races for an object, and the threads that take part in each. Ceph's gateway, on a versioned
+bucket, lets several win in nine of ten races at least; the first race also opens the connections.
+"""
+
 # A server that loses one race in ten, as Ceph's gateway does, is found out by seven probes in ten.
-# More races would delay every start for a property that the ledger does not rely on.
+# More races would delay the probe for a property that the ledger does not rely on.
 _DELETION_RACES = 12
 _CLOCK_TOLERANCE = timedelta(seconds=5)
 """Difference between the time of a new object and the store's clock: S3 rounds to seconds, and an
 answer may be slow.
 """
+
+
+_OTHER_STORE = "use a store of docs/explanation/storage.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +59,7 @@ class Findings:
 
 
 def probe(store: Store) -> Findings:
-    """Try out a store below a prefix of its own, and leave nothing there, in about 90 requests.
+    """Try out a store below a prefix of its own, and leave nothing there, in about 350 requests.
 
     Raises:
         StoreRefusedError: The store breaks a promise; the error names it.
@@ -58,18 +67,13 @@ def probe(store: Store) -> Findings:
         UnavailableError: The store did not answer.
     """
     prefix = f"{PREFIX}{secrets.token_hex(8)}/"
-    keys = [f"{prefix}{name}" for name in ("a", "b", "c", "race", "erase")]
     try:
-        for check in (_creation, _replacement, _deletion, _listing, _ranges, _clock, _race):
+        for check in (_creation, _replacement, _deletion, _listing, _ranges, _clock, _races):
             check(store, prefix)
         atomic_deletion = _deletes_atomically(store, prefix)
+        retention = store.retention()
     finally:
-        # What cannot be removed does no harm; the error that ended the probe must not be hidden by
-        # it.
-        for key in keys:
-            with suppress(StorageError):
-                store.delete(key)
-    retention = store.retention()
+        _remove_objects(store, prefix)
     notes = _retention_notes(retention)
     erases = not notes
     if not atomic_deletion:
@@ -78,6 +82,20 @@ def probe(store: Store) -> Findings:
             "be deleted with the one that was meant; the ledger does not rely on it."
         )
     return Findings(retention, erases, atomic_deletion, tuple(notes))
+
+
+def _remove_objects(store: Store, prefix: str) -> None:
+    """Delete what the probe has written, as far as the store allows it.
+
+    What stays does no harm, and the error that ended the probe must not be hidden by another one.
+    The first error ends it, since a store that does not answer would take minutes for all keys.
+    """
+    names = ("a", "b", "c", "erase", *(_race_name(number) for number in range(0, _RACES, 2)))
+    with suppress(StorageError):
+        for name in names:
+            store.delete(f"{prefix}{name}")
+        if store.retention().versioning in ("enabled", "suspended"):
+            store.purge_versions(prefix)
 
 
 def _creation(store: Store, prefix: str) -> None:
@@ -111,6 +129,13 @@ def _deletion(store: Store, prefix: str) -> None:
     store.delete_if(f"{prefix}b", expected=fresh)
     if not _fails(lambda: store.read(f"{prefix}b"), NotFoundError):
         raise _refused(store, "it still returns what was deleted (read after delete)")
+    # Ceph's gateway takes the marker of a deletion for an object once versioning is suspended.
+    if _fails(lambda: store.create(f"{prefix}b", b"third"), AlreadyExistsError):
+        raise _refused(
+            store,
+            "it does not create an object where another one was deleted",
+            _advice_on_versions(store),
+        )
 
 
 def _listing(store: Store, prefix: str) -> None:
@@ -149,14 +174,53 @@ def _clock(store: Store, prefix: str) -> None:
         )
 
 
-def _race(store: Store, prefix: str) -> None:
-    def create(number: int) -> bool:
-        return not _fails(lambda: store.create(f"{prefix}race", b"%d" % number), AlreadyExistsError)
-
+def _races(store: Store, prefix: str) -> None:
+    """Check that of many concurrent creations, and of replacements, exactly one succeeds."""
+    broken: dict[str, list[int]] = {"creations": [], "replacements": []}
     with ThreadPoolExecutor(_RACERS) as pool:
-        winners = sum(pool.map(create, range(_RACERS)))
-    if winners != 1:
-        raise _refused(store, f"of {_RACERS} creations at once {winners} succeeded, not one")
+        for number in range(_RACES):
+            key = f"{prefix}{_race_name(number)}"
+            was_deleted = number % 2 == 1
+            if was_deleted:
+                store.delete(key)
+            winners = _winners(pool, lambda body, key=key: store.create(key, body))
+            if winners != 1:
+                broken["creations"].append(winners)
+            elif was_deleted:
+                expected = store.head(key).etag
+                winners = _winners(
+                    pool,
+                    lambda body, key=key, expected=expected: store.replace(
+                        key, body, expected=expected
+                    ),
+                )
+                if winners != 1:
+                    broken["replacements"].append(winners)
+    for kind, winners in broken.items():
+        if winners:
+            raise _refused(
+                store,
+                f"its conditional writes are not atomic: of {_RACERS} {kind} of one object at "
+                f"once, {max(winners)} succeeded, not one (in {len(winners)} of {_RACES} races)",
+                _advice_on_versions(store),
+            )
+
+
+def _race_name(number: int) -> str:
+    """Return the name of a race's object; every second race is for one that was deleted."""
+    return f"race{number // 2}"
+
+
+def _winners(pool: ThreadPoolExecutor, write: Callable[[bytes], object]) -> int:
+    """Return how many of `_RACERS` threads wrote an object, each with bytes of its own."""
+    start = threading.Barrier(_RACERS)
+
+    def succeeds(number: int) -> bool:
+        start.wait()
+        # AlreadyExistsError is one of these, too.
+        return not _fails(lambda: write(secrets.token_bytes(16)), PreconditionFailedError)
+
+    return sum(pool.map(succeeds, range(_RACERS)))
 
 
 def _deletes_atomically(store: Store, prefix: str) -> bool:
@@ -190,10 +254,25 @@ def _fails(call: Callable[[], object], kind: type[StorageError]) -> bool:
     return False
 
 
-def _refused(store: Store, what: str) -> StoreRefusedError:
+def _refused(store: Store, what: str, advice: str = _OTHER_STORE) -> StoreRefusedError:
     return StoreRefusedError(
-        f"{store.url}: refused: {what}; jobs would be lost or done twice: use a store of "
-        "docs/explanation/storage.md"
+        f"{store.url}: refused: {what}; jobs would be lost or done twice: {advice}"
+    )
+
+
+def _advice_on_versions(store: Store) -> str:
+    """Return what to do about a promise that some servers break on versioned buckets alone."""
+    try:
+        versioning = store.retention().versioning
+    except StorageError:
+        return _OTHER_STORE
+    if versioning not in ("enabled", "suspended"):
+        return _OTHER_STORE
+    suspend = "suspend versioning if the server then passes `dti store check`, or "
+    return (
+        f"versioning of the bucket is {versioning}, and this server does not keep the promise "
+        f"there: {suspend if versioning == 'enabled' else ''}use a bucket in which versioning was "
+        f"never enabled, or {_OTHER_STORE}"
     )
 
 

@@ -18,6 +18,7 @@ from services.process import exit_on_error, on_termination
 from services.settings import SupervisorProcessSettings
 from services.storage.instrumented import InstrumentedStore
 from services.storage.open import open_store
+from services.storage.probe_record import wait_until_probed
 from services.supervisor.supervisor import Supervisor
 from services.training.spec import WorkerSpec
 from services.webhooks.deliverer import Deliverer, DeliveryResult
@@ -48,7 +49,9 @@ def main() -> None:
         liveness.beat(_LOOP)
         if settings.health_port:
             serve_pages({"/healthz": liveness.page}, settings.health_port)
-    on_termination(stopped.set)
+        on_termination(stopped.set)
+        if not wait_until_probed(store, stopped, lambda: liveness.beat(_LOOP)):
+            sys.exit(0)
     if not _connect(settings, stopped, liveness, models_file):
         sys.exit(0)
     # Once more, because Ray has installed its own handlers.

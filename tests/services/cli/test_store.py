@@ -1,6 +1,7 @@
 """`dti store check`: its verdict, its exit code, and that it leaves nothing behind."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from services.cli_app import app
+from services.storage.directory import DirectoryStore
 from services.storage.memory import MemoryStore
 
 
@@ -15,11 +17,16 @@ def run(*arguments: str, **environment: str) -> Any:
     return CliRunner(env={"COLUMNS": "200", **environment}).invoke(app, ["store", *arguments])
 
 
-def test_a_good_store_is_one_line_and_nothing_stays_in_it(tmp_path: Path) -> None:
+def test_a_good_store_has_a_table_and_only_a_record_stays_in_it(tmp_path: Path) -> None:
     done = run("check", str(tmp_path / "store"))
     assert done.exit_code == 0, done.stderr
-    assert "can be used" in done.stdout
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size]
+    first, *rows = done.stdout.splitlines()
+    assert "can be used" in first
+    facts = dict(re.split("  +", row.strip(), maxsplit=1) for row in rows)
+    assert facts["create once, compare and swap"] == "atomic"
+    assert (facts["versioning"], facts["deleted bytes"]) == ("off", "gone at once")
+    store = DirectoryStore(tmp_path / "store")
+    assert [head.key for head in store.list().objects] == ["service/probed"]
 
 
 def test_the_store_may_be_a_variable_and_the_answer_json(tmp_path: Path) -> None:
@@ -39,6 +46,10 @@ def test_a_store_that_breaks_a_promise_is_refused_with_the_reason(
     done = run("check", "s3://bucket/x")
     assert (done.exit_code, done.stdout) == (2, "")
     assert "ignores If-None-Match" in done.stderr
+    done = run("check", "s3://bucket/x", "--json")
+    answer = json.loads(done.stdout)
+    assert (done.exit_code, answer["usable"]) == (2, False)
+    assert "ignores If-None-Match" in answer["reason"]
 
 
 @pytest.mark.parametrize("url", ["ftp://host", "s3://", "s3://bucket?x=1"])

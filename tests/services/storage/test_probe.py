@@ -144,6 +144,46 @@ class LooksThenWrites(MemoryStore):
         return self.put(key, body)
 
 
+class RacesForDeleted(LooksThenWrites):
+    """Is careless only where an object was deleted, as some servers are with versions."""
+
+    def create(self, key: str, body: bytes) -> str:
+        if key in self.deleted:
+            return super().create(key, body)
+        return MemoryStore.create(self, key, body)
+
+    def delete(self, key: str) -> None:
+        self.deleted.add(key)
+        super().delete(key)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deleted: set[str] = set()
+
+
+class LooksThenReplaces(MemoryStore):
+    def replace(self, key: str, body: bytes, *, expected: str) -> str:
+        fits = self.head(key).etag == expected
+        time.sleep(0.01)
+        if not fits:
+            raise PreconditionFailedError("another version")
+        return self.put(key, body)
+
+
+class TakesMarkersForObjects(MemoryStore):
+    """Creates nothing where an object was deleted, as Ceph does once versioning is suspended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: set[str] = set()
+
+    def create(self, key: str, body: bytes) -> str:
+        if key in self.written:
+            raise AlreadyExistsError("there is a marker")
+        self.written.add(key)
+        return super().create(key, body)
+
+
 @pytest.mark.parametrize(
     ("store", "named"),
     [
@@ -158,7 +198,10 @@ class LooksThenWrites(MemoryStore):
         (ReadsBeyondTheEnd, "beyond the end"),
         (ReadsStale, "read after overwrite"),
         (HasAnotherClock, "its clock says"),
-        (LooksThenWrites, "creations at once"),
+        (LooksThenWrites, r"8 creations .* at once, 8 succeeded, not one \(in 10 of 10 races\)"),
+        (RacesForDeleted, r"8 creations .* at once, 8 succeeded, not one \(in 5 of 10 races\)"),
+        (LooksThenReplaces, "8 replacements"),
+        (TakesMarkersForObjects, "does not create an object where another one was deleted"),
     ],
 )
 def test_a_broken_store_is_refused_by_name(store: type[MemoryStore], named: str) -> None:
@@ -167,6 +210,50 @@ def test_a_broken_store_is_refused_by_name(store: type[MemoryStore], named: str)
         probe(broken)
     assert "docs/explanation/storage.md" in str(caught.value)
     assert MemoryStore.list(broken).objects == ()
+
+
+@pytest.mark.parametrize(
+    ("versioning", "advice"),
+    [
+        ("enabled", "versioning of the bucket is enabled.*suspend versioning if.*or use a bucket"),
+        ("suspended", "versioning of the bucket is suspended.*: use a bucket in which versioning"),
+        ("off", "not one .*: use a store of docs"),
+    ],
+)
+def test_a_versioned_bucket_without_atomic_writes_is_refused_with_advice(
+    versioning: Any, advice: str
+) -> None:
+    class Versioned(LooksThenWrites):
+        def retention(self) -> Retention:
+            return Retention(versioning, object_lock=False)
+
+    with pytest.raises(StoreRefusedError, match=advice):
+        probe(Versioned())
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("kind", ["s3"])
+@pytest.mark.parametrize("status", ["Enabled", "Suspended"])
+def test_a_versioned_bucket_of_ceph_is_refused_each_time(
+    make_s3: Any, server: Any, status: Literal["Enabled", "Suspended"]
+) -> None:
+    client = boto3.session.Session().client("s3", endpoint_url=server.endpoint)
+    bucket = f"dti-races-{secrets.token_hex(6)}"
+    client.create_bucket(Bucket=bucket)
+    try:
+        # A bucket can be suspended only after it was enabled.
+        client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+        client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": status})
+        for _ in range(3):
+            with pytest.raises(
+                StoreRefusedError, match=f"versioning of the bucket is {status.lower()}"
+            ):
+                probe(make_s3(bucket=bucket))
+        answer = client.list_object_versions(Bucket=bucket)
+        assert "Versions" not in answer
+        assert "DeleteMarkers" not in answer
+    finally:
+        client.delete_bucket(Bucket=bucket)
 
 
 def test_a_store_that_does_not_answer_is_not_refused() -> None:
