@@ -84,8 +84,7 @@ def _end_if_orphaned(
     ledger: Ledger, keys: JobKeys, item: ItemRef, latest: LatestAttempt, workers: WorkerRegistry
 ) -> bool:
     """End an attempt that no living worker holds, and return whether it has ended."""
-    lease = timedelta(seconds=ledger.settings.lease_s)
-    if latest.age < lease / 2:
+    if latest.age < timedelta(seconds=ledger.settings.lease_s / 2):
         # A worker claims only while its lease is fresh: it cannot have expired since. This saves
         # reading the lease.
         return False
@@ -104,7 +103,7 @@ def _end_if_orphaned(
         return True
     if live.has_attempt(keys, item, latest.number):
         return False
-    if live.renewed - latest.since < lease:
+    if live.renewed_at - latest.since < ledger.settings.lease_s:
         # The renewal may be older than the claim: a request can arrive that much later.
         return False
     # The worker lost the answer to its claim, so that it does not know of this attempt.

@@ -10,7 +10,7 @@ differ only in how much they know.
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from services.contracts.jobs import ItemState
 from services.errors import DamagedRecordError
@@ -103,10 +103,13 @@ class LatestAttempt:
     number: int
     ended: bool
     """Whether it ended without a result."""
-    since: datetime
-    """When it was claimed, or ended, by the store's clock."""
     age: timedelta
-    """How long ago that was."""
+    """How long ago it was claimed, or ended, when it was listed."""
+    since: float
+    """When that was, by `Ledger.clock`, or a little later.
+
+    Not a time of the store: two of its times cannot be compared if its host's time has jumped.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +141,12 @@ def latest_attempts(ledger: Ledger, keys: JobKeys, block: ItemBlock) -> dict[int
     """Return the latest attempt at each item of a block that was ever claimed."""
     attempts: dict[int, LatestAttempt] = {}
     # Keys are listed in order, so that each attempt overwrites the one before, and its end itself.
-    for head in ledger.heads(f"{keys.attempts}{block}"):
+    heads = ledger.heads(f"{keys.attempts}{block}")
+    listed = ledger.clock()
+    for head in heads:
         item, (number, *ended) = parse_item_ref(head.key[len(keys.attempts) :])
-        attempts[item.index] = LatestAttempt(int(number), bool(ended), head.last_modified, head.age)
+        since = listed - head.age.total_seconds()
+        attempts[item.index] = LatestAttempt(int(number), bool(ended), head.age, since)
     return attempts
 
 

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from cachetools import TTLCache
 from pydantic import JsonValue
@@ -27,7 +27,8 @@ _KEPT_LEASES = 10
 class LiveWorker:
     """A worker whose lease has not expired."""
 
-    renewed: datetime
+    renewed_at: float
+    """When it renewed its lease, by `Ledger.clock`, or a little earlier."""
     attempts: tuple[HeldAttempt, ...]
 
     def has_attempt(self, keys: JobKeys, item: ItemRef, number: int) -> bool:
@@ -89,18 +90,21 @@ class WorkerRegistry:
         return worker in self._released
 
     def _read(self, worker: str) -> LiveWorker | None:
-        while found := read_lease(self._ledger, worker):
+        while True:
+            # Before the request, so that the renewal seems no later than it was.
+            begun = self._ledger.clock()
+            if not (found := read_lease(self._ledger, worker)):
+                return None
             head, record = found
             if record.state == "released":
                 self._released.add(worker)
             if record.state != "held":
                 return None
             if not is_expired(head, record):
-                return LiveWorker(head.last_modified, record.attempts)
+                return LiveWorker(begun - head.age.total_seconds(), record.attempts)
             if break_lease(self._ledger, head, record):
                 return None
             # It was renewed or broken in the meantime: read it again.
-        return None
 
 
 def all_leases(ledger: Ledger) -> Iterator[LeaseRecord]:

@@ -2,9 +2,11 @@
 
     objects/    a folder for each key
     temporary/  files being written, and those of killed processes until they are swept
+    clocks/     the store's clock, in a file for each boot of the host
 
-`directory_versions` explains why it needs no locks. Its clock is this host's. A deleted key keeps
-its folder for good: were its version numbers used again, a stale write could succeed.
+`directory_versions` explains why it needs no locks, and `directory_clock` how ages stay right when
+the host's time changes. All is readable for the store's owner alone, whatever the umask. A deleted
+key keeps its folder for good: were its version numbers used again, a stale write could succeed.
 """
 
 import os
@@ -13,7 +15,7 @@ import shutil
 import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -25,6 +27,7 @@ from services.errors import (
     UnavailableError,
 )
 from services.storage import directory_versions as versions
+from services.storage.directory_clock import DirectoryClock
 from services.storage.directory_paths import check_filesystem, folder_of, walk
 from services.storage.directory_versions import Version, VersionSupersededError
 from services.storage.interface import (
@@ -56,9 +59,11 @@ class DirectoryStore(LocalStore):
         self._objects = self._root / "objects"
         self._temporary = self._root / "temporary"
         with _translating("opening", self.url):
-            self._objects.mkdir(parents=True, exist_ok=True)
-            self._temporary.mkdir(exist_ok=True)
+            for folder in (self._root, self._objects, self._temporary):
+                versions.make_folder(folder)
         check_filesystem(self._temporary, self.url)
+        with _translating("opening", self.url):
+            self._clock = DirectoryClock(self._root / "clocks")
         self._durable: set[Path] = set()
         """Folders above keys whose names are known to be on disk."""
         self.sweep()
@@ -76,11 +81,11 @@ class DirectoryStore(LocalStore):
                 # Overwritten while it was being read: read the version that took its place.
                 with suppress(VersionSupersededError):
                     body = versions.read(folder, version, start, length)
-                    return Object(_head(key, version), body)
+                    return Object(self._head(key, version), body)
 
     def head(self, key: str) -> Head:
         with _translating("looking at", key):
-            return _head(key, self._live(key))
+            return self._head(key, self._live(key))
 
     def create(self, key: str, body: bytes) -> str:
         folder = self._folder(key)
@@ -143,7 +148,7 @@ class DirectoryStore(LocalStore):
             for key, folder in walk(self._objects, prefix, after):
                 version = versions.newest(folder)
                 if version and not version.deleted:
-                    yield _head(key, version)
+                    yield self._head(key, version)
 
         with _translating("listing", prefix):
             return paginate(heads, prefix, after, delimiter, limit)
@@ -157,12 +162,22 @@ class DirectoryStore(LocalStore):
             for file in self._temporary.iterdir():
                 # Another process may be sweeping as well.
                 with suppress(FileNotFoundError):
-                    if time.time() - file.lstat().st_mtime > _ABANDONED_AFTER_S:
+                    if self._clock.age_s(_written_ns(file)) > _ABANDONED_AFTER_S:
                         file.unlink()
 
     def _folder(self, key: str) -> Path:
         check_key(key)
         return folder_of(self._objects, key)
+
+    def _head(self, key: str, version: Version) -> Head:
+        """Return the head of a version.
+
+        Its times are those of the calendar, which the host may change. The difference between them
+        is the version's age, which no such change touches.
+        """
+        date = _utc(time.time())
+        age = timedelta(seconds=self._clock.age_s(version.modified_ns))
+        return Head(key, version.size, str(version.number), date - age, date)
 
     def _live(self, key: str) -> Version:
         version = versions.newest(self._folder(key))
@@ -181,15 +196,18 @@ class DirectoryStore(LocalStore):
     @contextmanager
     def _file(self, body: bytes | BinaryIO) -> Generator[Path]:
         """Provide a temporary file of these bytes on disk. A link made to it stays."""
-        path = self._temporary / secrets.token_hex(16)
+        # The time stands in the name: while the file is written, the host sets its time.
+        path = self._temporary / f"{self._clock.now_ns()}-{secrets.token_hex(16)}"
         try:
-            with path.open("xb") as file:
+            with open(path, "xb", opener=versions.open_private) as file:
                 if isinstance(body, bytes):
                     file.write(body)
                 else:
                     body.seek(0)
                     shutil.copyfileobj(body, file)
                 file.flush()
+                modified_ns = self._clock.now_ns()
+                os.utime(file.fileno(), ns=(modified_ns, modified_ns))
                 os.fsync(file.fileno())
             yield path
         finally:
@@ -206,13 +224,20 @@ class DirectoryStore(LocalStore):
         """Make a folder, and sync it to disk with all its parents, before its first version."""
         # A version in a folder whose own name is not on disk would be lost with the power, after
         # the write has returned.
-        folder.mkdir(parents=True, exist_ok=True)
+        versions.make_folder(folder)
         above = folder.parents[: len(folder.relative_to(self._root).parts) - 1]
         for place in (*reversed(above), folder):
             if place not in self._durable:
                 versions.sync_folder(place.parent)
         # Folders are never removed, so that syncing each of them once is enough.
         self._durable.update(above)
+
+
+def _written_ns(file: Path) -> int:
+    """Return when a temporary file was begun."""
+    began, dash, _ = file.name.partition("-")
+    # Earlier versions gave names without a time.
+    return int(began) if dash and began.isdecimal() else file.lstat().st_mtime_ns
 
 
 @contextmanager
@@ -226,10 +251,6 @@ def _translating(doing: str, name: str) -> Generator[None]:
         raise UnavailableError(
             f"{doing} {name!r}: {error.strerror}; nothing was changed: repair it and try again"
         ) from error
-
-
-def _head(key: str, version: Version) -> Head:
-    return Head(key, version.size, str(version.number), _utc(version.modified), _utc(time.time()))
 
 
 def _utc(seconds: float) -> datetime:

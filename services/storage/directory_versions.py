@@ -40,8 +40,8 @@ class Version:
     deleted: bool
     """Whether it is a deletion, without bytes."""
     size: int
-    modified: float
-    """When its bytes were written, in seconds since the epoch."""
+    modified_ns: int
+    """When its bytes were written, in nanoseconds by the clock of the store."""
 
 
 def newest(folder: Path) -> Version | None:
@@ -107,6 +107,27 @@ def append(folder: Path, seen: Version | None, file: Path | None) -> int | None:
     return number
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and what is missing above it, for this user alone, whatever the umask."""
+    try:
+        folder.mkdir(mode=0o700)
+    except FileNotFoundError:
+        make_folder(folder.parent)
+        make_folder(folder)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+    else:
+        folder.chmod(0o700)
+
+
+def open_private(path: str, flags: int) -> int:
+    """Open a file as `os.open` does; a new one is for this user alone, whatever the umask."""
+    descriptor = os.open(path, flags, 0o600)
+    os.fchmod(descriptor, 0o600)
+    return descriptor
+
+
 def sync_folder(folder: Path) -> None:
     """Sync the names in a folder to disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -162,7 +183,7 @@ def _version(number: int, status: os.stat_result) -> Version:
     deleted = stat.S_ISLNK(status.st_mode)
     if not deleted and not status.st_mode & stat.S_IRUSR:
         raise VersionSupersededError
-    return Version(number, deleted, 0 if deleted else status.st_size, status.st_mtime)
+    return Version(number, deleted, 0 if deleted else status.st_size, status.st_mtime_ns)
 
 
 def _numbers(folder: Path) -> list[int]:

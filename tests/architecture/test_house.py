@@ -179,6 +179,7 @@ WRITERS = {
     "services.local.service": "copies logs",
     "services.logs": "opens the output of another process",
     "services.storage.directory": "creates objects once, as the store's contract demands",
+    "services.storage.directory_clock": "creates a file once for all processes",
     "services.storage.directory_paths": "probes a file system",
     "services.training.loader": "fills a temporary folder of its own",
 }

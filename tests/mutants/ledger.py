@@ -5,6 +5,7 @@ from mutants.mutant import Mutant
 _DIRECTORY = "services/storage/directory.py"
 _VERSIONS = "services/storage/directory_versions.py"
 _TEST_DIRECTORY = "tests/services/storage/test_directory.py"
+_TEST_CLOCK = "tests/services/storage/test_directory_clock.py"
 
 STORE = (
     Mutant(
@@ -49,6 +50,20 @@ STORE = (
         "bytes.\n                versions.trim(folder, seen.number)",
         "                pass",
         (f"{_TEST_DIRECTORY}::test_deleting_again_removes_bytes_that_a_killed_process_left",),
+    ),
+    Mutant(
+        "ages-by-time-of-day",
+        "services/storage/directory_clock.py",
+        "return _boottime_ns() + self._offset_ns",
+        "return time.time_ns()",
+        (f"{_TEST_CLOCK}::test_ages_stay_right_when_the_time_of_day_jumps",),
+    ),
+    Mutant(
+        "time-of-earlier-boot-is-new",
+        "services/storage/directory_clock.py",
+        "if self._offset_ns is not None and modified_ns > now_ns + _NS_PER_S:",
+        "if False:",
+        (f"{_TEST_CLOCK}::test_a_time_that_has_not_come_is_that_of_an_earlier_boot",),
     ),
 )
 

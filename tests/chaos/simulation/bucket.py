@@ -19,7 +19,7 @@ class Version(NamedTuple):
     body: bytes
     etag: str
     last_modified: datetime
-    """In whole seconds, as S3 has it."""
+    """In whole seconds, as S3 has it, by a clock that does not jump."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,11 @@ class Bucket:
     """The server. Every method acts at one instant. ETags are MD5: equal bytes, equal ETags."""
 
     def __init__(self, world: World, *, offset: float = 0.0) -> None:
-        """Create an empty bucket whose server's clock is `offset` seconds ahead of virtual time."""
+        """Create an empty bucket whose server's clock is `offset` seconds ahead of virtual time.
+
+        The server's time of day jumps with the world's. Ages do not, as in a directory store: the
+        times of objects jump along.
+        """
         self.journal: list[AppliedChange] = []
         self.positions: list[int] = []
         """For each request: the length of the journal when it was last served; -1 if never."""
@@ -68,7 +72,7 @@ class Bucket:
         self._offset = offset
         self._versions: dict[str, Version] = {}
         self._keys: list[str] = []
-        self._second: int | None = None
+        self._second: tuple[int, int] | None = None
         self._date = ""
         self._time = START
 
@@ -81,6 +85,10 @@ class Bucket:
         """Return the server's time as in the header Date."""
         self._tick()
         return self._date
+
+    def last_modified(self, version: Version) -> datetime:
+        """Return the time of a version by the server's time of day."""
+        return version.last_modified + timedelta(seconds=self.world.jumped_s)
 
     def get(self, key: str) -> Version | None:
         return self._versions.get(key)
@@ -153,10 +161,11 @@ class Bucket:
     def _tick(self) -> None:
         # Most requests are in the same second: formatting a date costs more than the rest.
         second = int((self.world.now + self._offset) // 1)
-        if second != self._second:
-            self._second = second
+        jumped_s = self.world.jumped_s
+        if (second, jumped_s) != self._second:
+            self._second = second, jumped_s
             self._time = START + timedelta(seconds=second)
-            self._date = format_datetime(self._time, usegmt=True)
+            self._date = format_datetime(self._time + timedelta(seconds=jumped_s), usegmt=True)
 
 
 def _unmatched(there: Version | None, etag: str) -> ErrorResponse | None:

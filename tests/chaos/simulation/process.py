@@ -57,8 +57,8 @@ class Process:
         return self.offset + self.rate * self.world.now
 
     def wall(self) -> datetime:
-        """Return the host's wall clock, in UTC."""
-        return START + timedelta(seconds=self.clock())
+        """Return the host's time of day, in UTC, which jumps with the world's."""
+        return START + timedelta(seconds=self.clock() + self.world.jumped_s)
 
     def sleep(self, seconds: float) -> None:
         """Let a task of this process wait, by the host's clock."""

@@ -1,6 +1,7 @@
 """A whole service in one world: workers, supervisors and clients over one faulty S3 server.
 
 faults      crashes, pauses, lost and late answers, 500, 503, 409, slow requests
+jumps       the time of day jumps forward or back, in half of the schedules
 quiet       no more faults; requests under way arrive; then one busy worker is killed
 end         everything accepted has ended, or never will
 """
@@ -30,6 +31,10 @@ from services.storage.s3 import S3Store
 
 POLL_INTERVAL_S = 3.0
 RECOVERY_INTERVAL_S = 5.0
+
+JUMPS_S = (-3600, -90, 90, 3600)
+_JUMPED_S = 200.0
+"""Virtual time in which the time of day jumps, faults or not."""
 
 _SWEEP_INTERVAL_S = 40.0
 _KILL_TIMEOUT_S = 600.0
@@ -121,6 +126,7 @@ class SimulatedService:
                 f"client {number}",
                 lambda process, workload=workload: self._run_client(process, workload),
             )
+        self._schedule_jumps()
         self.world.run(until=self.config.fault_duration_s)
         self.world.run(until=self.quiet)
         quiet = self.world.now
@@ -163,6 +169,11 @@ class SimulatedService:
 
         process.on_crash.append(again)
         process.spawn(lambda: run(process), "main")
+
+    def _schedule_jumps(self) -> None:
+        rng = random.Random(self.world.seed)
+        for _ in range(rng.choice((0, 0, 1, 4))):
+            self.world.after(rng.uniform(0, _JUMPED_S), self.world.jump, rng.choice(JUMPS_S))
 
     def _run_worker(self, process: Process) -> None:
         worker = WorkerProcess(process, self.open_ledger, self.history, self.config.worker)

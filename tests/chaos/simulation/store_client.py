@@ -148,7 +148,7 @@ class SimulatedS3Client:
                         "Key": key,
                         "Size": len(version.body),
                         "ETag": version.etag,
-                        "LastModified": version.last_modified,
+                        "LastModified": bucket.last_modified(version),
                     }
                     for key, version in listing.objects
                 ]
@@ -169,6 +169,6 @@ def _head(bucket: Bucket, version: Version) -> dict[str, Any]:
     return {
         "ContentLength": len(version.body),
         "ETag": version.etag,
-        "LastModified": version.last_modified,
+        "LastModified": bucket.last_modified(version),
         "ResponseMetadata": _metadata(bucket),
     }

@@ -81,6 +81,8 @@ class World(VirtualClock):
         super().__init__(seed)
         self.processes: list[Process] = []
         self.running: Task | None = None
+        self.jumped_s = 0
+        """How far the time of day of all hosts has jumped."""
         self._failure: BaseException | None = None
         self._hub = getcurrent()
 
@@ -168,6 +170,11 @@ class World(VirtualClock):
         self.log("pause", process.name, seconds)
         if self.running and self.running.process is process:
             self.wait(0)
+
+    def jump(self, seconds: int) -> None:
+        """Move the time of day of all hosts, forward or back. No other clock changes."""
+        self.jumped_s += seconds
+        self.log("jump", seconds)
 
     def run(self, until: float = inf, done: Callable[[], bool] | None = None) -> bool:
         """Run until that time, until nothing is due, or until `done` holds; return whether it does.

@@ -1,5 +1,7 @@
 """Workers vanish; what they had in hand goes on elsewhere."""
 
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -8,6 +10,8 @@ from services.errors import LeaseLostError, SupersededError
 from services.ledger.leases import read_lease
 from services.ledger.queries import list_attempts, read_token
 from services.ledger.workers import remove_dead_leases
+from services.storage.interface import Head
+from services.storage.memory import MemoryStore
 
 
 def test_after_the_lease_another_worker_resumes_from_the_checkpoint(harness: Any) -> None:
@@ -150,3 +154,41 @@ def test_a_lease_is_remembered_for_a_while(harness: Any) -> None:
     harness.wait(200)
     remove_dead_leases(harness.ledger)
     assert read_lease(harness.ledger, worker.lease.worker) is None
+
+
+class JumpingStore(MemoryStore):
+    """A store whose time of day jumps, while ages stay right, as those of a directory do."""
+
+    jumped = timedelta()
+
+    def _head(self, key: str, version: Any) -> Head:
+        head = super()._head(key, version)
+        return replace(
+            head, last_modified=head.last_modified + self.jumped, date=head.date + self.jumped
+        )
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_jump_of_the_time_of_day_in_a_pass_ends_no_attempt(new_harness: Any, hours: int) -> None:
+    """The claim is listed before the jump; the lease, last renewed before the claim, after it."""
+    harness = new_harness()
+    store = JumpingStore(harness.now)
+    harness.store.inner = store
+    job = harness.submit(1)
+    worker = harness.worker()
+    [attempt] = worker.claim(1)
+    harness.wait(40)
+    assert attempt.lease.worker == worker.lease.worker
+
+    def jump(name: str, key: str) -> None:
+        if name == "list" and "/attempts/" in key:
+            store.jumped = timedelta(hours=hours)
+
+    harness.store.after = jump
+    harness.recover()
+    harness.store.after = None
+    assert store.jumped
+    assert harness.counts(job) == {"running": 1}
+    worker.heartbeat()
+    attempt.succeed(b"made")
+    assert harness.counts(job) == {"succeeded": 1}
