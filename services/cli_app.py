@@ -1,7 +1,7 @@
 """The `dti` program: the commands of the engine and of the service."""
 
 from dti_engine.cli.app import app
-from dti_engine.cli.console import examples, mount
+from dti_engine.cli.console import examples, mount, print_any_text
 from dti_engine.cli.generate import register_remote_generator
 from services.cli import erasures, jobs, keys, serve, store, tokens
 from services.cli import generate_bulk as bulk_generation
@@ -46,4 +46,5 @@ app.add_typer(
 
 def main() -> None:
     """Run the program."""
+    print_any_text()
     app()

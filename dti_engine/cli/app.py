@@ -14,7 +14,7 @@ from dti_engine.cli import inspect as inspection
 from dti_engine.cli import models
 from dti_engine.cli import report as reporting
 from dti_engine.cli import train as training
-from dti_engine.cli.console import Commands, examples, mount
+from dti_engine.cli.console import Commands, examples, mount, print_any_text
 from dti_engine.cli.evaluate_miniature import MINIATURE_EXAMPLES, miniature
 from dti_engine.cli.evaluate_photographs import PHOTOGRAPHS_EXAMPLES, photographs
 
@@ -79,4 +79,5 @@ mount(app, exchange.import_token, exchange.IMPORT_EXAMPLES, name="import")
 
 def main() -> None:
     """Run the program."""
+    print_any_text()
     app()

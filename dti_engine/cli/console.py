@@ -3,10 +3,12 @@
 With --json, stdout carries JSON and nothing else.
 """
 
+import io
 import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -179,6 +181,17 @@ def busy(activity: str) -> Generator[None]:
     else:
         say(f"{activity} ...")
         yield
+
+
+def print_any_text() -> None:
+    """Have the standard streams escape the characters that their encoding lacks.
+
+    The name of a folder may not fit the code page of a Windows terminal, or ASCII, and a command
+    must not fail after its work because of that.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def quiet_libraries(*, downloading: bool) -> None:

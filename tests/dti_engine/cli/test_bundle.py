@@ -1,8 +1,11 @@
 """`dti bundle`, and `dti train` on what it takes: folders, zips and tars with a bundle.json."""
 
 import json
+import os
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -225,3 +228,15 @@ def test_a_caption_beside_an_image_is_trained_on_with_the_token_for_the_class_wo
     )
     assert result.exit_code == 0, result.stderr
     assert "do not name the subject" not in result.stderr
+
+
+def test_a_name_that_the_terminal_cannot_show_is_escaped(folder: Path) -> None:
+    named = folder.rename(folder.with_name("🐶 Hünd"))
+    result = subprocess.run(
+        [sys.executable, "-m", "dti_engine", "bundle", "check", str(named), "--resolution", "16"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr.decode()
+    assert b"\\U0001f436 H\\xfcnd" in result.stdout

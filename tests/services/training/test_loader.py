@@ -18,6 +18,7 @@ from PIL import Image
 from dti_engine.errors import SubjectError
 from dti_engine.images.bundles.archives import OpenArchive
 from dti_engine.images.bundles.bundle import Bundle, check_bundle
+from dti_engine.images.bundles.sidecars import SubjectWords
 from dti_engine.recipes import recipe
 from services.contracts.jobs import JobItem, JobRequest
 from services.contracts.training import TrainingItem, TrainingJobSpec
@@ -81,10 +82,10 @@ def test_an_upload_has_no_name_in_the_temporary_folder(
 ) -> None:
     checked = list[int]()
 
-    def check(source: OpenArchive, *, resolution: int) -> Bundle:
+    def check(source: OpenArchive, *, resolution: int, words: SubjectWords) -> Bundle:
         checked.append(os.fstat(source.file.fileno()).st_nlink)
         assert list(tmp_path.iterdir()) == []
-        return check_bundle(source, resolution=resolution)
+        return check_bundle(source, resolution=resolution, words=words)
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(loader, "check_bundle", check)
@@ -101,7 +102,7 @@ from services.ledger import uploads
 from services.storage.memory import MemoryStore
 from services.training import loader
 
-def check(source, *, resolution):
+def check(source, **options):
     print("reading", flush=True)
     time.sleep(60)
 
