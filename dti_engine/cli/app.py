@@ -10,6 +10,7 @@ from dti_engine.cli import bundle as bundles
 from dti_engine.cli import demo as demonstration
 from dti_engine.cli import export as exchange
 from dti_engine.cli import generate as generation
+from dti_engine.cli import init as initialization
 from dti_engine.cli import inspect as inspection
 from dti_engine.cli import models
 from dti_engine.cli import report as reporting
@@ -65,6 +66,7 @@ mount(evaluate, miniature, MINIATURE_EXAMPLES)
 mount(evaluate, photographs, PHOTOGRAPHS_EXAMPLES)
 
 mount(app, demonstration.demo, demonstration.EXAMPLES)
+mount(app, initialization.init, initialization.EXAMPLES)
 app.add_typer(bundles.app, name="bundle", epilog=examples(*bundles.CHECK_EXAMPLES))
 mount(app, training.train, training.EXAMPLES)
 mount(app, reporting.report, reporting.EXAMPLES)

@@ -16,7 +16,9 @@ from dti_engine.images.bundles.reader import DESCRIPTION
 from dti_engine.images.bundles.sidecars import METADATA_FILES
 from dti_engine.images.bundles.strays import is_class_folder, is_run_folder
 from dti_engine.images.file_formats import SUFFIXES
+from dti_engine.images.png import is_plain_png
 
+_HEAD_BYTES = 200  # of a PNG, enough to tell a contact sheet
 _SIDE_FOLDERS = frozenset({"log", "logs", "model", "models"})  # of kohya's GUI, without images
 
 
@@ -69,11 +71,19 @@ def _bundles_in(path: Path) -> list[Path]:
 
 def _holds_images(folder: Path) -> bool:
     """Return whether a folder has an image or a description of its own."""
+    children = [child for child in folder.iterdir() if not is_ignored(child.name)]
     return any(
-        child.name == DESCRIPTION or child.suffix.lower() in SUFFIXES
-        for child in folder.iterdir()
-        if not is_ignored(child.name)
+        child.name == DESCRIPTION or (child.suffix.lower() in SUFFIXES and not _is_sheet(child))
+        for child in children
     )
+
+
+def _is_sheet(path: Path) -> bool:
+    """Return whether a file is a contact sheet, which may lie beside bundles."""
+    if path.suffix.lower() != ".png":
+        return False
+    with path.open("rb") as file:
+        return is_plain_png(file.read(_HEAD_BYTES))
 
 
 def _may_be_bundle(path: Path) -> bool:

@@ -22,6 +22,7 @@ from dti_engine.images.bundles.strays import (
     is_archive_within,
     is_class_folder,
     is_of_run,
+    is_own_page,
     is_stray,
     run_folders,
 )
@@ -127,9 +128,7 @@ def _add(
         return reject(printable(f"cannot be read ({error})"))
     except InvalidImageError as error:
         return reject(str(error))
-    if data is None:
-        contents.strays.append(name)
-    else:
+    if data is not None:
         contents.files[name] = data
     return None
 
@@ -150,7 +149,7 @@ def _read(
     limits: BundleLimits,
     only_texts: bool,
 ) -> bytes | None:
-    """Return the bytes of a member, or None for a stray, of which only the first are read.
+    """Return the bytes of a member, or None if it is passed over; strays are noted.
 
     Raises: InvalidImageError if the member is refused; InvalidBundleError if the bundle unpacks to
         too many bytes in total; OSError if it cannot be read.
@@ -168,7 +167,10 @@ def _read(
             if not data:
                 if is_archive_within(name, chunk):
                     raise InvalidImageError("an archive within; unpack it")
+                if is_own_page(chunk[:_HEAD_BYTES]):
+                    return None
                 if is_stray(name, chunk[:_HEAD_BYTES]):
+                    contents.strays.append(name)
                     return None
                 if only_texts and not is_text:
                     return chunk[:_HEAD_BYTES]
@@ -181,9 +183,11 @@ def _read(
                 )
             if len(data) > limit:
                 if is_text and name.rpartition("/")[2] != DESCRIPTION:
+                    contents.strays.append(name)
                     return None  # no caption is so long
                 raise InvalidImageError(too_large)
     if not data and is_stray(name, b""):
+        contents.strays.append(name)
         return None
     return bytes(data)
 

@@ -68,9 +68,14 @@ def is_stray(name: str, head: bytes) -> bool:
     suffix = PurePosixPath(name).suffix.lower()
     if suffix in _RAW_SUFFIXES or image_format(head) == "camera raw":
         return True
-    if is_generated_png(head) or is_plain_png(head) or is_generated_page(head):
-        return True  # an image or page of a command of this package
+    if is_generated_png(head):
+        return True  # an image that a token generated
     return image_format(head) is None and suffix not in SUFFIXES | TEXT_SUFFIXES
+
+
+def is_own_page(head: bytes) -> bool:
+    """Return whether a file is a contact sheet or page of this package, which is left out."""
+    return is_plain_png(head) or is_generated_page(head)
 
 
 def is_class_folder(name: str) -> bool:

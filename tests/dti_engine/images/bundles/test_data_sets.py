@@ -237,7 +237,7 @@ def test_outputs_of_runs_and_generated_images_are_no_inputs(
     bundle = check_bundle(pack(form, files))
     assert [image.name for image in bundle.images] == list(images)
     assert bundle.errors == []
-    assert told(bundle) == "2 files are no images: new.png, s.png; passed over"
+    assert told(bundle) == "'new.png': no image; it is passed over"
 
 
 def test_a_run_in_the_folder_of_images_itself_is_left_out(images: Files, pack: Pack) -> None:
@@ -249,6 +249,7 @@ def test_a_run_in_the_folder_of_images_itself_is_left_out(images: Files, pack: P
 def test_a_folder_of_tokens_is_no_bundle(images: Files, pack: Pack) -> None:
     files = within("rex", images) | {"tokens/rex.safetensors": b"x", "out/run.jsonl": b"{}"}
     path = pack("folder", files)
+    (path / "sheet.png").write_bytes(plain_png(Image.new("RGB", (64, 64))))
     assert expand_paths([path]) == [path / "rex"]
 
 
