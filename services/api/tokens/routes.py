@@ -5,14 +5,20 @@ of its header in 8 bytes, little-endian, and then the header as JSON; the manife
 header, after its digest and a space (`dti_engine.artifacts` writes it).
 """
 
+import hashlib
 import json
+from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
 from fastapi.responses import Response
 from pydantic import BaseModel, Field, JsonValue
 
+from dti_engine.artifacts.repacking import repack
+from dti_engine.config import ExportFormat
+from dti_engine.errors import ArtifactError
 from services.api import audit
 from services.api.dependencies import GUARDED, AppStateDep, CurrentPrincipal
 from services.api.jobs.schemas import JOB, JOB_PATTERN, PageLimit, example
@@ -161,25 +167,74 @@ def get_token_file(
     state: AppStateDep,
     token: TokenId,
     format: Annotated[
-        Literal["dti", "diffusers", "comfyui", "a1111"],
-        Query(description="The format of the file; only `dti` is served."),
+        Literal["dti", ExportFormat],
+        Query(description="The program that reads the file; `dti` is the file as it was learned."),
     ] = "dti",
+    part: Annotated[
+        int | None,
+        Query(
+            ge=1,
+            le=2,
+            description="Which file, where a program reads two: for `diffusers`, a token of SDXL "
+            "is a file for each text encoder.",
+        ),
+    ] = None,
 ) -> Response:
-    """Return the token's file; `dti export` converts it to the formats of other programs."""
-    if format != "dti":
-        raise invalid_request(
-            ("query", "format"),
-            f"the service has no {format} files: download the dti file and run `dti export`",
-        )
+    """Return the token's file, or a file for another program.
+
+    All files are safetensors. `X-Prompt-Name` says how prompts of the program mention the token,
+    and `X-Note`, if there is one, what its user has to know. Most programs call a token by the
+    name of its file.
+    """
     stored = read_token(state.ledger, principal.tenant, token)
+    if format == "dti":
+        _require_part(part, 1, format)
+        return _file(stored.payload, f"{token}.safetensors", stored.result.sha256)
+    try:
+        exported = repack(stored.payload, _file_name(stored.payload), format)
+    except ArtifactError as error:
+        raise invalid_request(("query", "format"), str(error)) from error
+    _require_part(part, len(exported.contents), format)
+    path, content = list(exported.contents.items())[(part or 1) - 1]
+    digest = hashlib.sha256(content).hexdigest()
+    names = {"X-Prompt-Name": exported.prompt_name}
+    notes = {"X-Note": exported.note} if exported.note else {}
+    return _file(content, path.name, digest, names | notes)
+
+
+def _file_name(payload: bytes) -> FilePath:
+    """Return a name that prompts of every program can say: the placeholder without brackets."""
+    manifest = read_manifest(payload) or {}
+    stem = str(manifest.get("placeholder", "")).strip("<>-_")
+    return FilePath(f"{stem or 'token'}.safetensors")
+
+
+def _require_part(part: int | None, count: int, format_name: str) -> None:
+    """Refuse a part that does not exist, and no part where there are two."""
+    if count == 2 and part is None:
+        raise invalid_request(
+            ("query", "part"),
+            f"this token is two files for {format_name}, one for each text encoder: request part=1 "
+            "and part=2",
+        )
+    if (part or 1) > count:
+        raise invalid_request(
+            ("query", "part"), f"this token is one file for {format_name}: leave out part"
+        )
+
+
+def _file(
+    content: bytes, name: str, sha256: str, headers: Mapping[str, str] | None = None
+) -> Response:
     return Response(
-        stored.payload,
+        content,
         media_type=_MEDIA_TYPE,
         headers={
-            "ETag": f'"{stored.result.sha256}"',
+            "ETag": f'"{sha256}"',
             # A token that is deleted must not live on in caches.
             "Cache-Control": "no-store",
-            "Content-Disposition": f'attachment; filename="{token}.safetensors"',
+            "Content-Disposition": f'attachment; filename="{name}"',
+            **(headers or {}),
         },
     )
 

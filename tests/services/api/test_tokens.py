@@ -1,11 +1,17 @@
 """Tokens are listed, downloaded and deleted."""
 
 import hashlib
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
+import torch
 
 from dti_engine.artifacts.artifact import Artifact
+from dti_engine.artifacts.exporters import convert
+from dti_engine.artifacts.manifest import ImportedOrigin
+from dti_engine.config import ExportFormat
+from dti_engine.text.tokens import LearnedToken
 from services.ledger import aliases
 from services.ledger.deletion import delete_item
 from services.ledger.ids import token_id
@@ -137,13 +143,69 @@ def test_unknown_tokens_are_not_found(site: Any) -> None:
     assert site.get("/v1/audit").json()["entries"] == []
 
 
-def test_other_file_formats_are_refused(site: Any) -> None:
+def _stored(site: Any, widths: dict[str, int]) -> tuple[str, Artifact]:
+    """Store a token of these widths; return its id and its content."""
+    rows = {name: torch.randn(2, width) for name, width in widths.items()}
+    token = LearnedToken("<my-rex>", rows, "eos")
+    origin = ImportedOrigin(format_name="test", pooling="eos", files={})
+    artifact = Artifact.of(token, model="tiny", fingerprint="0" * 64, origin=origin)
     job = site.make("rex")
-    site.work_off()
-    [token] = site.tokens(job)
-    answer = site.get(f"/v1/tokens/{token}/file?format=comfyui")
+    [attempt] = site.worker().claim(1)
+    attempt.succeed(artifact.to_bytes())
+    return site.tokens(job)[0], artifact
+
+
+@pytest.mark.parametrize("format_name", get_args(ExportFormat))
+def test_a_token_is_served_in_the_formats_of_other_programs(site: Any, format_name: str) -> None:
+    token, artifact = _stored(site, {"text_encoder": 768})
+    answer = site.get(f"/v1/tokens/{token}/file?format={format_name}")
+    assert answer.status_code == 200, answer.text
+    expected = convert(artifact, Path("my-rex.safetensors"), format_name)
+    assert answer.content == expected.contents[Path("my-rex.safetensors")]
+    assert answer.headers["content-disposition"] == 'attachment; filename="my-rex.safetensors"'
+    assert answer.headers["x-prompt-name"] == expected.prompt_name
+    assert answer.headers.get("x-note") == expected.note
+    assert answer.headers["etag"] == f'"{hashlib.sha256(answer.content).hexdigest()}"'
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_a_pair_of_files_is_served_part_by_part(site: Any) -> None:
+    token, artifact = _stored(site, {"text_encoder": 768, "text_encoder_2": 1280})
+    path = f"/v1/tokens/{token}/file?format=diffusers"
+    found = {
+        Path(answer.headers["content-disposition"].split('"')[1]): answer.content
+        for answer in (site.get(f"{path}&part={part}") for part in (1, 2))
+    }
+    assert found == convert(artifact, Path("my-rex.safetensors"), "diffusers").contents
+    refused = site.get(path)
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["pointer"] == "?part"
+    assert "request part=1 and part=2" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize("query", ["part=2", "format=comfyui&part=2", "part=0", "part=3"])
+def test_a_part_that_does_not_exist_is_refused(site: Any, query: str) -> None:
+    token, _ = _stored(site, {"text_encoder": 768})
+    assert site.get(f"/v1/tokens/{token}/file?{query}").status_code == 422
+    assert site.get(f"/v1/tokens/{token}/file?part=1").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("widths", "query", "reason"),
+    [
+        ({"gemma": 2304}, "comfyui", "onetrainer takes it"),
+        ({"text_encoder": 128}, "a1111", "does not take"),
+        ({"text_encoder": 768}, "pt", "'onetrainer'"),
+    ],
+)
+def test_a_format_that_does_not_take_the_token_is_refused(
+    site: Any, widths: dict[str, int], query: str, reason: str
+) -> None:
+    token, _ = _stored(site, widths)
+    answer = site.get(f"/v1/tokens/{token}/file?format={query}")
     assert answer.status_code == 422
-    assert "dti export" in answer.json()["detail"]
+    assert reason in answer.text
+    assert answer.json()["errors"][0]["pointer"] == "?format"
 
 
 @pytest.mark.parametrize(
@@ -157,3 +219,6 @@ def test_a_file_of_another_kind_has_no_manifest(site: Any, payload: bytes) -> No
     [token] = site.tokens(job)
     assert site.get(f"/v1/tokens/{token}").json()["manifest"] is None
     assert site.get(f"/v1/tokens/{token}/file").content == payload
+    refused = site.get(f"/v1/tokens/{token}/file?format=comfyui")
+    assert refused.status_code == 422
+    assert "no token file" in refused.json()["detail"]
