@@ -11,7 +11,7 @@ from dti_engine.cli import options
 from dti_engine.cli.console import Commands, mount, print_json, print_paths, results, say, warn
 from dti_engine.cli.subjects import placeholder_of
 from dti_engine.config import CaptionFamily
-from dti_engine.errors import TokenError
+from dti_engine.errors import ConfigurationError, TokenError
 from dti_engine.files import atomic_write, require_replaceable, require_separate
 from dti_engine.text.captions import CAPTION_TEMPLATES
 
@@ -61,7 +61,8 @@ def check(
     if as_json:
         print_json({"bundles": [_document(bundle) for bundle in checked]})
     else:
-        say(f"{len(checked)} bundles checked, {num_refused} refused")
+        noun = "bundle" if len(checked) == 1 else "bundles"
+        say(f"{len(checked)} {noun} checked, {num_refused} refused")
     raise typer.Exit(2 if num_refused else 0)
 
 
@@ -90,11 +91,16 @@ def preview(
     Writes a contact sheet as PNG and prints its path.
     """
     from dti_engine.images.bundles.bundle import load_bundle
-    from dti_engine.images.bundles.paths import bundle_path
+    from dti_engine.images.bundles.paths import expand_paths
     from dti_engine.images.contact_sheet import contact_sheet
     from dti_engine.images.png import is_plain_png, plain_png
 
-    path = bundle_path(path)
+    path, *others = expand_paths([path])
+    if others:
+        raise ConfigurationError(
+            f"{len(others) + 1} bundles are there, and a preview shows one; give one, such as "
+            f"{str(path)!r}"
+        )
     require_separate([output], [path])
     require_replaceable(output, is_plain_png)
     bundle = load_bundle(path, resolution=resolution, words=_words(path))

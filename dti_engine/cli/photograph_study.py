@@ -99,6 +99,7 @@ def open_subjects(folder: Path, *, prompts: str, quick: bool) -> "list[Photograp
     from dti_engine.evaluation.photographs import PhotographedSubject
     from dti_engine.images.bundles.bundle import read_description
 
+    folder = folder.expanduser()
     if not folder.is_dir():
         raise ConfigurationError(
             f"{str(folder)!r} is not a folder; give one that contains a bundle per subject"

@@ -149,15 +149,19 @@ def _plan_subject(path: Path, placeholder: str | None, initializer: str | None) 
 def placeholder_of(path: Path, description: "BundleDescription | None") -> str:
     """Return the placeholder that bundle.json names, or one from the file name.
 
-    `My Dog (2).zip` becomes `<my-dog-2>`.
+    `My Dog (2).zip` becomes `<my-dog-2>`, and kohya's `10_sks dog` becomes `<sks-dog>`.
 
     Raises: TokenError if the file name has no letters or digits.
     """
     from dti_engine.images.bundles.archives import bare_name
+    from dti_engine.images.bundles.layouts import repeats_words
 
     if description and (description.placeholder or description.subject):
         return description.placeholder or f"<{description.subject}>"
-    name = re.sub(r"[^a-z0-9_-]+", "-", bare_name(path).lower()).strip("-_")[:63]
+    name = bare_name(path)
+    if words := repeats_words(name):
+        name = words[0]
+    name = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-_")[:63]
     if not name:
         raise TokenError(
             f"no name can be made of {str(path)!r}; rename it, or give --placeholder or a subject "

@@ -139,6 +139,14 @@ def decode_mask(data: bytes, *, limits: ImageLimits = _DEFAULT_LIMITS) -> Image.
     return _decode(data, limits, _mask)
 
 
+def decode_alpha(data: bytes, *, limits: ImageLimits = _DEFAULT_LIMITS) -> Image.Image:
+    """Decode the transparency of an image as a mask: upright, white where it is opaque.
+
+    Raises: InvalidImageError with the reason, also if nothing of it is transparent.
+    """
+    return _decode(data, limits, _alpha)
+
+
 def _decode(
     data: bytes, limits: ImageLimits, convert: Callable[[Image.Image, bytes], Image.Image]
 ) -> Image.Image:
@@ -172,6 +180,13 @@ def _mask(opened: Image.Image, data: bytes) -> Image.Image:
     if alpha is not None:
         levels = _composited(levels.convert("RGB"), alpha, "black")
     return levels.convert("L")
+
+
+def _alpha(opened: Image.Image, data: bytes) -> Image.Image:
+    _, alpha = _separated(_upright(opened), data)
+    if alpha is None or alpha.getextrema() == (255, 255):
+        raise InvalidImageError("nothing of it is transparent; give a mask as a file, or none")
+    return alpha
 
 
 def _check_header(image: Image.Image, limits: ImageLimits) -> None:

@@ -27,7 +27,7 @@ from dti_engine.images.bundles.members import (
 )
 from dti_engine.images.bundles.paths import bundle_path
 from dti_engine.images.bundles.reader import DESCRIPTION, read_contents
-from dti_engine.images.bundles.schema import BundleDescription, ImageNotes, parse
+from dti_engine.images.bundles.schema import ALPHA, BundleDescription, ImageNotes, parse
 from dti_engine.images.bundles.sidecars import Sidecars, SubjectWords, read_sidecars
 from dti_engine.images.crops import mask_coverage
 from dti_engine.images.decode import SubjectImage
@@ -251,10 +251,11 @@ def _mask(
     """Decode and check the mask of an image. Raises: InvalidImageError."""
     if name is None:
         return None
-    if name not in files:
+    if name != ALPHA and name not in files:
         raise InvalidImageError(f"its mask {name!r} does not exist, or was rejected")
     try:
-        mask = decoder.mask(files[name])
+        is_own = name == ALPHA
+        mask = decoder.alpha(files[image.name]) if is_own else decoder.mask(files[name])
     except InvalidImageError as error:
         raise InvalidImageError(f"its mask {name!r}: {error}") from error
     # Not resized: a mask of another size may be of another crop, or of the image before it was

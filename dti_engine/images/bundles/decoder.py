@@ -16,7 +16,7 @@ from dti_engine.images.bundles.members import BundleLimits
 from dti_engine.images.bundles.sandbox import Sandbox
 from dti_engine.images.decode import SubjectImage
 
-_CHANNELS = {sandbox_process.IMAGE: 3, sandbox_process.MASK: 1}
+_CHANNELS = {sandbox_process.IMAGE: 3, sandbox_process.MASK: 1, sandbox_process.ALPHA: 1}
 
 
 class Decoder:
@@ -52,6 +52,10 @@ class Decoder:
     def mask(self, data: bytes) -> Image.Image:
         """Decode a mask as `decode_mask` does. Raises: InvalidImageError with the reason."""
         return Image.frombytes("L", *self._request(sandbox_process.MASK, data))
+
+    def alpha(self, data: bytes) -> Image.Image:
+        """Decode a transparency as `decode_alpha` does. Raises: InvalidImageError."""
+        return Image.frombytes("L", *self._request(sandbox_process.ALPHA, data))
 
     def _request(self, kind: bytes, data: bytes) -> tuple[tuple[int, int], bytes]:
         """Return (width, height) and the pixels. Raises: InvalidImageError with the reason."""

@@ -163,7 +163,7 @@ def _read(
         raise InvalidImageError(too_large)
     with member.open() as file:
         # Not what the member declares: a decompression bomb must not get to the end of its data.
-        while chunk := file.read(_CHUNK_BYTES):
+        while chunk := file.read(_CHUNK_BYTES if data else _HEAD_BYTES):
             if not data:
                 if is_archive_within(name, chunk):
                     raise InvalidImageError("an archive within; unpack it")

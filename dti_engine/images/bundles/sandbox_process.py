@@ -21,11 +21,11 @@ from dti_engine.errors import InvalidBundleError, InvalidImageError
 from dti_engine.images.bundles import confinement
 from dti_engine.images.bundles.members import ArchiveMember, BundleLimits, brief
 from dti_engine.images.bundles.unpacking import ARCHIVE_ERRORS, archive_members
-from dti_engine.images.decode import ImageLimits, decode_image, decode_mask
+from dti_engine.images.decode import ImageLimits, decode_alpha, decode_image, decode_mask
 
-REQUEST = struct.Struct("<cQ")  # NEXT, READ, IMAGE or MASK; number of bytes
+REQUEST = struct.Struct("<cQ")  # NEXT, READ, IMAGE, MASK or ALPHA; number of bytes
 REPLY = struct.Struct("<cIIQ")  # DONE, REJECTED or ENDED; width, height; number of bytes
-NEXT, READ, IMAGE, MASK = b"N", b"R", b"I", b"M"
+NEXT, READ, IMAGE, MASK, ALPHA = b"N", b"R", b"I", b"M", b"A"
 DONE = b"D"
 REJECTED = b"R"  # what was requested; the next request is served
 ENDED = b"E"  # the archive; nothing more of it can be read
@@ -130,6 +130,8 @@ def _decode(replies: IO[bytes], kind: bytes, data: bytes, limits: ImageLimits) -
     try:
         if kind == MASK:
             image = decode_mask(data, limits=limits)
+        elif kind == ALPHA:
+            image = decode_alpha(data, limits=limits)
         else:
             image = decode_image("", data, limits=limits).image
         _send(replies, DONE, image.tobytes(), image.size)

@@ -22,6 +22,9 @@ from dti_engine.images.bundles.reader import DESCRIPTION
 
 Kind: TypeAlias = Literal["object", "style", "person"]
 
+ALPHA = "alpha"
+"""The mask of an image that its own transparency is."""
+
 _MENTION = re.compile(r"<[^<>\s]*>")
 
 _MAX_NOTES = 1000
@@ -66,7 +69,9 @@ class ImageNotes(BaseModel):
         default=None, description="replaces the templates; {} stands for the placeholder"
     )
     mask: _File | None = Field(
-        default=None, description="an image file of the same size; white is the subject"
+        default=None,
+        description="an image file of the same size, whose white is the subject; or `alpha`, the "
+        "opaque part of the image itself",
     )
 
 
@@ -131,7 +136,8 @@ class BundleDescription(BaseModel):
     @property
     def masks(self) -> set[str]:
         """The names of all mask files."""
-        return {notes.mask for notes in self.images.values() if notes.mask}
+        masks = {notes.mask for notes in self.images.values()}
+        return {mask for mask in masks if mask and mask != ALPHA}
 
 
 def parse(data: bytes) -> tuple[BundleDescription, list[BundleFinding]]:

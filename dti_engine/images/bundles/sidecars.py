@@ -111,11 +111,14 @@ def read_sidecars(files: Mapping[str, bytes], images: Sequence[str]) -> Sidecars
                         captions[image] = metadata, text
             except (ValueError, RecursionError, csv.Error) as error:
                 damaged[metadata] = f"cannot be read as captions ({error}); its captions are unused"
+    # `IMG_1.JPG` may have `img_1.txt`, or `IMG_1.TXT`.
+    names = {name.casefold(): name for name in files}
     for suffix in reversed(CAPTION_SUFFIXES):
         for image in images:
             path = PurePosixPath(image)
-            for name in (f"{image}{suffix}", str(path.with_suffix(suffix))):
-                if name in files and name != image:
+            for key in (f"{image}{suffix}", str(path.with_suffix(suffix))):
+                name = names.get(key.casefold(), image)
+                if name != image:
                     used.add(name)
                     captions[image] = name, _decoded(files[name])
     return Sidecars(captions, frozenset(used), damaged)

@@ -90,7 +90,7 @@ def test_check_shows_a_table(dti: Dti, folder: Path, monkeypatch: pytest.MonkeyP
     assert result.exit_code == 2
     for text in ("40 x 32", "a {} on a beach", "[template]", "notes [red].gif", "refused: a GIF"):
         assert text in result.stdout
-    assert "1 bundles checked, 1 refused" in result.stderr
+    assert "1 bundle checked, 1 refused" in result.stderr
 
 
 def test_check_continues_after_a_refused_bundle(dti: Dti, folder: Path, tmp_path: Path) -> None:
@@ -138,6 +138,16 @@ def test_preview_of_a_refused_bundle_says_why_and_writes_nothing(
     assert result.exit_code == 2
     assert "'3.png': its content is not JPEG" in result.stderr
     assert not (tmp_path / "rex.png").exists()
+
+
+def test_a_preview_shows_one_bundle(dti: Dti, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "all" / "rex")
+    options = ["--resolution", "16", "-o", tmp_path / "rex.png"]
+    assert dti("bundle", "preview", tmp_path / "all", *options).exit_code == 0
+    shutil.copytree(folder, tmp_path / "all" / "tom")
+    result = dti("bundle", "preview", tmp_path / "all", *options)
+    assert result.exit_code == 2
+    assert "2 bundles are there" in result.stderr
 
 
 # train

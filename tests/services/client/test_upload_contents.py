@@ -2,13 +2,15 @@
 
 import os
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
 from hosted import make_bundle
 
 from dti_engine.errors import InvalidBundleError
-from dti_engine.images.bundles.bundle import load_bundle
+from dti_engine.images.bundles.bundle import check_bundle, load_bundle
+from dti_engine.images.bundles.sidecars import SubjectWords
 from services.client.uploader import bundle_content, content_of
 
 DESCRIPTION = '{"initializer": "dog", "images": {"0.png": {"caption": "a {} at sea"}}}'
@@ -73,3 +75,35 @@ def test_a_folder_with_an_unreadable_file_is_refused(folder: Path) -> None:
 def test_a_missing_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidBundleError, match="No such file"):
         bundle_content(tmp_path / "gone.zip")
+
+
+@pytest.mark.parametrize("top", ["10_sks dog", "rex/10_sks dog", "rex/train", "rex"])
+def test_a_data_set_of_another_trainer_is_received_as_it_is_read_here(
+    top: str, folder: Path, tmp_path: Path
+) -> None:
+    inner = tmp_path / "sets" / top
+    inner.parent.mkdir(parents=True)
+    folder.rename(inner)
+    (inner / "bundle.json").unlink()
+    (inner / "0.txt").write_text("a sks dog at sea")
+    (inner / "0.npz").write_bytes(b"PK cache")
+    (inner / "film.mov").write_bytes(bytes(1000))
+    given = tmp_path / "sets" / Path(top).parts[0]
+    words = SubjectWords.of(["<rex>"], ["dog"])
+    packed = tmp_path / "packed.zip"
+    packed.write_bytes(bundle_content(given).read())
+    with zipfile.ZipFile(packed) as archive:
+        assert not [name for name in archive.namelist() if name.endswith(("npz", "mov"))]
+    here, there = check_bundle(given, words=words), check_bundle(packed, words=words)
+    assert here.description == there.description
+    assert [image.caption for image in here.images] == [image.caption for image in there.images]
+    assert here.images[0].caption == "a {} at sea"
+    assert there.errors == there.warnings == []
+
+
+def test_an_image_is_sent_with_its_caption(folder: Path, tmp_path: Path) -> None:
+    (folder / "0.txt").write_text("a dog at sea")
+    packed = tmp_path / "packed.zip"
+    packed.write_bytes(bundle_content(folder / "0.png").read())
+    (image,) = check_bundle(packed, words=SubjectWords.of([], ["dog"])).images
+    assert (image.name, image.caption) == ("0.png", "a {} at sea")

@@ -128,6 +128,11 @@ def test_damaged_metadata_is_told_and_passed_over(data: bytes, images: Files, pa
     assert "metadata.jsonl" in told(bundle)
 
 
+def test_the_case_of_a_suffix_does_not_matter(png: Png, pack: Pack) -> None:
+    files = {"IMG_1.PNG": png(1), "img_1.TXT": b"a dog"}
+    assert captions(check_bundle(pack("folder", files), words=REX)) == {"IMG_1.PNG": "a {}"}
+
+
 def test_captions_without_the_subject_are_named_in_one_warning(images: Files, pack: Pack) -> None:
     texts = {"a.txt": b"a cat", "b.txt": b"a bird", "c.txt": b""}
     bundle = check_bundle(pack("folder", {**images, **texts}), words=REX)
@@ -200,6 +205,25 @@ def test_a_folder_of_masks_holds_masks(form: str, images: Files, png: Png, pack:
     assert bundle.errors == []
     assert [image.mask is not None for image in bundle.images] == [True, False, False]
     assert "'mask/z.png'" in told(bundle)
+
+
+@over_forms
+def test_transparency_is_a_mask_where_the_description_says_so(
+    form: str, images: Files, pack: Pack
+) -> None:
+    cut_out, data = Image.new("RGBA", (64, 48)), BytesIO()
+    cut_out.paste((200, 90, 30, 255), (0, 0, 32, 48))
+    cut_out.save(data, "PNG")
+    notes = {"d.png": {"mask": "alpha"}, "a.png": {"mask": "alpha"}}
+    described = json.dumps({"images": notes}).encode()
+    bundle = check_bundle(
+        pack(form, {**images, "d.png": data.getvalue(), "bundle.json": described})
+    )
+    (error,) = bundle.errors
+    assert str(error).startswith("'a.png': its mask 'alpha': nothing of it is transparent")
+    mask = next(image.mask for image in bundle.images if image.name == "d.png")
+    assert mask
+    assert (mask.getpixel((10, 10)), mask.getpixel((50, 10))) == (255, 0)
 
 
 # What lies beside
