@@ -264,6 +264,8 @@ def _http_client(
         limits=_CONNECTIONS,
         transport=transport,
         trust_env=trust_env,
+        # Uploads of a service on this host go to this host, too.
+        mounts={f"all://{host}": None for host in ("localhost", "127.0.0.1", "[::1]")},
     )
 
 

@@ -43,6 +43,7 @@ class JobSpec:
 
     keys: JobKeys
     record: JobRecord
+    submitted: datetime
     items: list[Any]
     """The items as JSON, validated one by one: of 10,000 items a worker needs a few."""
     shared: dict[str, JsonValue]
@@ -114,8 +115,8 @@ class JobHeader:
         return None
 
 
-def pack_spec(request: JobRequest, nonce: str) -> bytes:
-    """Return the bytes of a job's spec."""
+def pack_spec(request: JobRequest, nonce: str, submitted: datetime) -> bytes:
+    """Return the bytes of a job's spec, which was submitted at this time of the store's clock."""
     shared = request.model_dump_json(include={"shared"}).encode()
     payload, offsets = _pack_content(
         [item.model_dump_json().encode() for item in request.items],
@@ -130,6 +131,7 @@ def pack_spec(request: JobRequest, nonce: str) -> bytes:
         tags=request.tags,
         max_attempts=request.max_attempts,
         item_offsets=offsets,
+        submitted=submitted,
     )
     return pack(record, payload)
 
@@ -157,7 +159,8 @@ def read_spec(ledger: Ledger, keys: JobKeys, kind: Kind | None = None) -> JobSpe
     """
     if not (found := ledger.find(keys.spec)):
         raise unknown_job(keys)
-    record, payload = unpack_spec(keys.spec, found[1])
+    head, body = found
+    record, payload = unpack_spec(keys.spec, body)
     job = _check_job(keys, record, kind)
     try:
         content = _Content.model_validate_json(payload)
@@ -165,7 +168,8 @@ def read_spec(ledger: Ledger, keys: JobKeys, kind: Kind | None = None) -> JobSpe
         raise _damaged(keys.spec) from error
     if len(content.items) != job.count:
         raise _damaged(keys.spec)
-    return JobSpec(keys, job, content.items, content.shared, found[0].etag)
+    submitted = job.submitted or head.last_modified
+    return JobSpec(keys, job, submitted, content.items, content.shared, head.etag)
 
 
 def read_job(ledger: Ledger, keys: JobKeys, kind: Kind | None = None) -> tuple[datetime, JobRecord]:
@@ -186,7 +190,8 @@ def read_header(ledger: Ledger, keys: JobKeys, kind: Kind | None = None) -> JobH
         raise unknown_job(keys)
     head, body = found
     record, _ = unpack_spec(keys.spec, body)
-    return JobHeader(keys, _check_job(keys, record, kind), head.last_modified, head.etag, body)
+    job = _check_job(keys, record, kind)
+    return JobHeader(keys, job, job.submitted or head.last_modified, head.etag, body)
 
 
 Redact = Callable[[Sequence[Any], Mapping[str, JsonValue]], dict[str, JsonValue]]
@@ -222,7 +227,11 @@ def redact_spec(
         payload, offsets = _pack_content(
             [json.dumps(item).encode() for item in items], json.dumps(shared).encode()
         )
-        changes = {"nonce": ledger.ids.nonce(), "item_offsets": offsets}
+        changes = {
+            "nonce": ledger.ids.nonce(),
+            "item_offsets": offsets,
+            "submitted": spec.submitted,
+        }
         body = pack(spec.record.model_copy(update=changes), payload)
         if ledger.compare_and_swap(keys.spec, body, spec.etag):
             return True

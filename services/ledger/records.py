@@ -5,6 +5,7 @@ answer was lost thereby recognises its own write, and no ETag ever comes back. R
 replaced by compare-and-swap also count a version.
 """
 
+from datetime import datetime
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
@@ -60,6 +61,12 @@ class JobRecord(Record):
     """Where each block of items begins in the payload, and the end of the last one.
 
     With these a few items can be read without the others. Specs of earlier versions have none.
+    """
+    submitted: datetime | None = None
+    """When it was submitted, by the store's clock.
+
+    The time of the object would not do: it changes when items are redacted, or a store is restored
+    from a copy. Specs of earlier versions have none, and there it has to do.
     """
 
 

@@ -53,7 +53,8 @@ def submit(ledger: Ledger, tenant: str, key: str, request: JobRequest) -> Submis
     # The key first: it fixes the job's id, so that every later call writes the same objects.
     job = _accept(ledger, tenant, key, request.digest())
     keys = JobKeys(tenant, job)
-    created = ledger.create_once(keys.spec, pack_spec(request, ledger.ids.nonce())) is not None
+    spec = pack_spec(request, ledger.ids.nonce(), ledger.store.now())
+    created = ledger.create_once(keys.spec, spec) is not None
     # The same key must not seem to bring a deleted job back: this raises DeletedError.
     if not created:
         read_job(ledger, keys)

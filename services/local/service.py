@@ -1,9 +1,7 @@
 """The whole service on one machine: its processes, their ports, and what is kept of Ray's logs."""
 
 import os
-import secrets
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -16,10 +14,17 @@ import httpx
 from pydantic import Field
 
 from services.errors import ServiceError, SettingsError
+from services.local.host import (
+    LOOPBACK,
+    free_port,
+    local_url,
+    process_environment,
+    require_free,
+    short_folder,
+)
 from services.local.processes import Command, SupervisedProcess
 from services.settings import LedgerSettings
 
-_HOST = "127.0.0.1"
 _OBJECT_STORE_BYTES = 100_000_000
 """Ray's smallest object store. The service sends nothing through it."""
 
@@ -42,6 +47,7 @@ class LocalServiceSettings(LedgerSettings):
     """The settings of `dti serve`. Intervals are short, because everything is on one machine."""
 
     store: str
+    host: str = LOOPBACK
     port: int = 8000
     models: Path | None = None
     cpus: int = Field(default_factory=lambda: os.cpu_count() or 1)
@@ -52,6 +58,7 @@ class LocalServiceSettings(LedgerSettings):
     idle_timeout_s: float = 600
     engines: bool = True
     """Whether to serve images, too."""
+    allow_private_webhooks: bool = False
 
 
 class LocalService:
@@ -68,9 +75,9 @@ class LocalService:
         folder: for logs and Ray's own files, with a short path; None: a new one.
         """
         self.settings = settings
-        self.url = f"http://{_HOST}:{settings.port}"
-        self.folder = folder or Path(tempfile.mkdtemp(prefix="dti-", dir=_short_folder()))
-        self._environment = _environment(environment)
+        self.url = local_url(settings.host, settings.port)
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="dti-", dir=short_folder()))
+        self._environment = process_environment(environment)
         self._worker_ports = free_port(count=_WORKER_PORTS)
         self._ray_port, self._engine_port = self._other_port(), self._other_port()
         self._metrics_port = self._other_port()
@@ -83,7 +90,7 @@ class LocalService:
     @property
     def metrics_urls(self) -> tuple[str, str]:
         """Where metrics are read: those of the API, and those of everything on Ray."""
-        return f"{self.url}/metrics", f"http://{_HOST}:{self._metrics_port}/metrics"
+        return f"{self.url}/metrics", f"http://{LOOPBACK}:{self._metrics_port}/metrics"
 
     def __enter__(self) -> "LocalService":
         if len(str(self.folder)) > _MAX_PATH_LENGTH:
@@ -91,11 +98,7 @@ class LocalService:
                 f"{str(self.folder)!r} is too long a path for the sockets that Ray makes there: "
                 f"give one of at most {_MAX_PATH_LENGTH} characters"
             )
-        if not _is_free(self.settings.port):
-            raise SettingsError(
-                f"port {self.settings.port} is taken: stop what listens there, or give another "
-                "--port"
-            )
+        require_free(self.settings.host, self.settings.port)
         for process in self._processes():
             process.start()
         return self
@@ -121,28 +124,42 @@ class LocalService:
         self,
         timeout_s: float = 60,
         *,
-        on_wait: Callable[[str], None] = lambda name: None,
+        on_wait: Callable[[str], None] = lambda awaited: None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         """Wait until jobs can be submitted and are worked on, or until `stopped` says so.
 
+        Args:
+            timeout_s: The time for all processes together.
+            on_wait: Called with what is waited for, each time that it changes.
+            stopped: Tells whether to give up waiting.
+
         Raises: NotReadyError.
         """
         deadline = time.monotonic() + timeout_s
-        for name, process, is_ready in (
-            ("API", self.api, self._api_is_ready),
-            ("supervisor", self.supervisor, lambda: _printed_ready(self.supervisor)),
-            ("engines", self.engines, lambda: _printed_ready(self.engines)),
+        for awaited, process, is_ready in (
+            ("the API to answer", self.api, self._api_is_ready),
+            (
+                "the Ray node and the supervisor to start",
+                self.supervisor,
+                lambda: _printed_ready(self.supervisor),
+            ),
+            (
+                "engines to load the weights of the models",
+                self.engines,
+                lambda: _printed_ready(self.engines),
+            ),
         ):
             if process not in self._processes():
                 continue
-            on_wait(name)
+            on_wait(awaited)
             while not is_ready() and not stopped():
                 if time.monotonic() > deadline:
                     raise NotReadyError(
-                        f"{name}: not ready after {timeout_s:g} s; the end of "
-                        f"{str(process.log)!r}:\n{process.tail()}\nand of "
-                        f"{str(self.node.log)!r}:\n{self.node.tail()}"
+                        f"waited {timeout_s:g} s for {awaited}: a slow disk or large weights take "
+                        "longer, so give more time (dti serve --start-timeout SECONDS) unless "
+                        f"the logs name another cause; the end of {str(process.log)!r}:\n"
+                        f"{process.tail()}\nand of {str(self.node.log)!r}:\n{self.node.tail()}"
                     )
                 time.sleep(0.1)
 
@@ -172,7 +189,7 @@ class LocalService:
     def _node(self) -> Command:
         first = self._worker_ports
         options = _flags(
-            node_ip_address=_HOST,
+            node_ip_address=LOOPBACK,
             port=self._ray_port,
             min_worker_port=first,
             max_worker_port=first + _WORKER_PORTS - 1,
@@ -190,19 +207,18 @@ class LocalService:
         return self._command(
             "api",
             "services.api",
-            host=_HOST,
+            host=self.settings.host,
             port=self.settings.port,
             lease_s=self.settings.lease_s,
             # Before the grace period ends, so that the API itself ends what still waits.
             shutdown_timeout_s=15,
             engines_url=self._engines_url if self.settings.engines else None,
-            # As the supervisor sends them: a private address of this machine is its owner's own.
-            allow_private_webhooks=True,
+            allow_private_webhooks=self.settings.allow_private_webhooks or None,
         )
 
     @property
     def _engines_url(self) -> str:
-        return f"http://{_HOST}:{self._engine_port}/engines"
+        return f"http://{LOOPBACK}:{self._engine_port}/engines"
 
     def _supervisor(self) -> Command:
         settings = self.settings
@@ -211,15 +227,15 @@ class LocalService:
             "services.supervisor",
             # Longer than draining, which the supervisor does before it ends.
             grace_s=_DRAIN_TIMEOUT_S + 30,
-            ray_address=f"{_HOST}:{self._ray_port}",
-            node_ip=_HOST,
+            ray_address=f"{LOOPBACK}:{self._ray_port}",
+            node_ip=LOOPBACK,
             lease_s=settings.lease_s,
             poll_interval_s=settings.poll_interval_s,
             checkpoint_interval_s=settings.checkpoint_interval_s,
             reconcile_interval_s=settings.reconcile_interval_s,
             idle_timeout_s=settings.idle_timeout_s,
             threads=self._threads,
-            allow_private_webhooks=True,
+            allow_private_webhooks=settings.allow_private_webhooks or None,
             drain_timeout_s=_DRAIN_TIMEOUT_S,
         )
 
@@ -228,9 +244,9 @@ class LocalService:
             "engines",
             "services.inference",
             "deploy",
-            ray_address=f"{_HOST}:{self._ray_port}",
-            node_ip=_HOST,
-            host=_HOST,
+            ray_address=f"{LOOPBACK}:{self._ray_port}",
+            node_ip=LOOPBACK,
+            host=LOOPBACK,
             port=self._engine_port,
             threads=self._threads,
         )
@@ -270,40 +286,6 @@ def _flags(**values: object) -> list[str]:
 
 def _printed_ready(process: SupervisedProcess) -> bool:
     return "\nready\n" in "\n" + process.output()
-
-
-def _environment(inherited: Mapping[str, str]) -> dict[str, str]:
-    return {
-        **{name: value for name, value in inherited.items() if name != "DTI_API_KEY"},
-        # Access to the ports of Ray allows running code, so Ray requires this token of all clients.
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "DTI_ENGINE_SECRET": secrets.token_hex(32),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # The supervisor drains the workers before the node stops, so that Ray need not wait.
-        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-        "PYTHONUNBUFFERED": "1",
-    }
-
-
-def _short_folder() -> str | None:
-    """Return a parent for temporary folders; that of a Mac has too long a path."""
-    return "/tmp" if os.path.isdir("/tmp") else None
-
-
-def free_port(count: int = 1) -> int:
-    """Return a port that nothing listens on; with `count`, the first of a range of them."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind((_HOST, 0))
-            port: int = probe.getsockname()[1]
-        if port + count < 65536 and all(map(_is_free, range(port, port + count))):
-            return port
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((_HOST, port)) != 0
 
 
 def keep_logs(ray: Path, folder: Path) -> None:

@@ -9,10 +9,12 @@ import pytest
 from services.cli.serve import _announce, _kept_models, _wait
 from services.client.config import read_config
 from services.contracts.models import ModelsFile, read_models
+from services.local.service import LocalServiceSettings
 
 
 class Service:
     url = "http://127.0.0.1:8000"
+    settings = LocalServiceSettings(store="unused")
     folder = Path("logs")
     metrics_urls = ("http://127.0.0.1:8000/metrics",)
 

@@ -1,12 +1,21 @@
 """A job is made once, whatever happens meanwhile."""
 
+import os
+import shutil
+import time
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.errors import ConflictError, DeletedError, InvalidIdError, UnknownJobError
 from services.ledger import deletion
+from services.ledger.jobs import redact_spec
+from services.ledger.keys import JobKeys
+from services.ledger.records import JobRecord, pack, unpack_spec
 from services.ledger.submissions import MAX_IDEMPOTENCY_KEY, Submission, cancel, retry, submit
+from services.storage.directory import DirectoryStore
 
 
 def test_the_same_request_with_the_same_key_is_the_same_job(anywhere: Any) -> None:
@@ -113,3 +122,38 @@ def test_requests_for_a_job_that_does_not_exist_are_refused(harness: Any) -> Non
             do(harness.ledger, "acme", "x")
         with pytest.raises(DeletedError, match=deleted):
             do(harness.ledger, "acme", deleted)
+
+
+def test_a_restored_copy_of_a_store_has_the_times_of_its_jobs(
+    new_harness: Any, tmp_path: Path
+) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    job = new_harness(store).submit(2)
+    view = new_harness(store).view(job)
+    assert abs((view.submitted - store.now()).total_seconds()) < 60
+    # As `cp -r` does: the files of a copy have the time of copying.
+    copied = shutil.copytree(
+        tmp_path / "store", tmp_path / "copy", symlinks=True, copy_function=shutil.copyfile
+    )
+    yesterday = time.time() - 86_400
+    for file in copied.rglob("*"):
+        os.utime(file, (yesterday, yesterday), follow_symlinks=False)
+    copy = DirectoryStore(copied)
+    assert copy.head(JobKeys("acme", job).spec).age > timedelta(hours=23)
+    assert new_harness(copy).view(job).submitted == view.submitted
+
+
+@pytest.mark.parametrize("earlier_version", [False, True])
+def test_a_job_keeps_its_time_when_its_items_are_redacted(
+    harness: Any, earlier_version: bool
+) -> None:
+    job = harness.submit(2)
+    keys = JobKeys("acme", job)
+    if earlier_version:  # whose specs have no time
+        record, payload = unpack_spec(keys.spec, harness.ledger.store.read(keys.spec).body)
+        assert isinstance(record, JobRecord)
+        harness.damage(keys.spec, pack(record.model_copy(update={"submitted": None}), payload))
+    submitted = harness.view(job).submitted
+    harness.wait(1000)
+    assert redact_spec(harness.ledger, keys, {1})
+    assert harness.view(job).submitted == submitted == harness.now() - timedelta(seconds=1000)
