@@ -8,17 +8,16 @@ file is rejected.
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-import safetensors.torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
 from torch import Tensor
 
 from dti_engine.artifacts.manifest import SCHEMA_VERSION, AnyManifest, Manifest, Origin
 from dti_engine.artifacts.sealed import read_checked, write_checked
+from dti_engine.artifacts.tensor_files import read_safetensors
 from dti_engine.config import explain
 from dti_engine.errors import (
     ArtifactError,
@@ -30,7 +29,8 @@ from dti_engine.errors import (
 from dti_engine.files import atomic_write
 from dti_engine.text.tokens import LearnedToken
 
-_HEADER_KEY = "dti"
+ARTIFACT_KEY = "dti"
+"""The header entry of our own files, with the manifest."""
 _MAX_BYTES = 64 * 2**20  # a token has some KB; a larger file is rejected before it is read
 _NORM_TOLERANCE = 1e-4  # relative: far above a float32 norm's rounding, far below a real change
 
@@ -86,7 +86,7 @@ class Artifact:
         rows = {
             name: rows.detach().contiguous().clone() for name, rows in self.token.embeddings.items()
         }
-        return write_checked(_HEADER_KEY, self.manifest.model_dump_json(), rows)
+        return write_checked(ARTIFACT_KEY, self.manifest.model_dump_json(), rows)
 
     def sha256(self) -> str:
         """Return the SHA-256 of the file's content, in hexadecimal."""
@@ -105,17 +105,24 @@ class Artifact:
         if len(data) > _MAX_BYTES:
             raise ArtifactFormatError(f"larger than {_MAX_BYTES} bytes, so not an artifact")
         try:
-            tensors = safetensors.torch.load(data)
+            tensors = read_safetensors(data).content
             manifest = _read_manifest(data, tensors)
             # Models without a pooled embedding store no pooling.
             pooling = manifest.origin.pooling or "eos"
             return cls(manifest, LearnedToken(manifest.placeholder, tensors, pooling))
-        except SafetensorError as error:
-            raise ArtifactFormatError(f"not a safetensors file, or damaged: {error}") from error
         except ValidationError as error:
             raise ArtifactFormatError(f"bad manifest: {explain(error, Manifest)}") from error
         except (ConfigurationError, TokenError) as error:
             raise ArtifactFormatError(str(error)) from error
+
+    def dims(self) -> dict[str, int]:
+        """Return encoder -> dimension d of its rows."""
+        return {name: rows.shape[-1] for name, rows in self.token.embeddings.items()}
+
+    def renamed(self, placeholder: str) -> Self:
+        """Return the same token under another placeholder. Raises: TokenError."""
+        manifest = self.manifest.model_copy(update={"placeholder": placeholder})
+        return replace(self, manifest=manifest, token=replace(self.token, placeholder=placeholder))
 
     def is_same_token(self, data: bytes) -> bool:
         """Return whether a file's content is this token, whatever time and version made it."""
@@ -162,7 +169,7 @@ class Artifact:
         Raises: ArtifactMismatchError if encoders or dimensions differ, so that the token cannot be
             used at all; with `same_weights` also if the weights differ.
         """
-        token_dims = {name: rows.shape[-1] for name, rows in self.token.embeddings.items()}
+        token_dims = self.dims()
         origin = f"{self.manifest.placeholder} was made with {self.manifest.model!r}"
         if token_dims != dict(dims):
             raise ArtifactMismatchError(
@@ -185,7 +192,7 @@ def _is_close(a: float, b: float) -> bool:
 
 def _read_manifest(data: bytes, tensors: Mapping[str, Tensor]) -> Manifest:
     """Return the manifest in a valid safetensors file. Raises: ArtifactFormatError."""
-    checked = read_checked(_HEADER_KEY, data, tensors)
+    checked = read_checked(ARTIFACT_KEY, data, tensors)
     if checked is None:
         raise ArtifactFormatError("it has no manifest, so it was not saved as an artifact")
     # The version comes first: of a newer file neither checksum nor fields are known.

@@ -9,12 +9,9 @@ import safetensors.torch
 import torch
 
 from dti_engine.artifacts.artifact import Artifact
-from dti_engine.artifacts.programs import A1111_KEY, plan_export
+from dti_engine.artifacts.programs import A1111_KEY, EXPORT_KEY, plan_export
 from dti_engine.config import ExportFormat
 from dti_engine.files import atomic_write
-
-EXPORT_KEY = "dti_export"
-"""The header entry of an exported safetensors file with our manifest, by which it is read again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,9 @@ SINGLE_KEY: Final = "emb_params"  # of one encoder: kohya, which the others read
 ONETRAINER_KEY: Final = "emp_params"  # of one encoder, spelled so in OneTrainer
 A1111_KEY: Final = "string_to_param"
 
+EXPORT_KEY: Final = "dti_export"
+"""The header entry of an exported safetensors file with our manifest, by which it is read again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Family:

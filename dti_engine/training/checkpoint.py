@@ -10,14 +10,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, Self
 
-import safetensors.torch
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from torch import Tensor
 
 from dti_engine.artifacts.manifest import AnyManifest
-from dti_engine.artifacts.sealed import read_checked, write_checked
+from dti_engine.artifacts.sealed import load_tensors, read_checked, write_checked
 from dti_engine.config import explain
 from dti_engine.errors import CheckpointError
 from dti_engine.files import atomic_write
@@ -127,7 +126,7 @@ class Checkpoint:
         if len(data) > _MAX_BYTES:
             raise CheckpointError(f"it is larger than {_MAX_BYTES} bytes, so not a checkpoint")
         try:
-            tensors = safetensors.torch.load(data)
+            tensors = load_tensors(data)
             header = _read_header(data, tensors)
         except SafetensorError as error:
             raise CheckpointError(f"not a safetensors file, or damaged: {error}") from error

@@ -135,7 +135,7 @@ def test_a_pickle_is_rejected_and_never_run(tmp_path: Path) -> None:
 def test_a_file_cut_short_is_rejected_wherever_it_is_cut(artifact: Artifact) -> None:
     data = artifact.to_bytes()
     for length in range(len(data)):
-        with pytest.raises(ArtifactFormatError, match="damaged"):
+        with pytest.raises(ArtifactFormatError, match="cut off|damaged|empty|begins with"):
             Artifact.from_bytes(data[:length])
 
 
