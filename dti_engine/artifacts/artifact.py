@@ -62,6 +62,11 @@ class Artifact:
                 f"{pooling!r}"
             )
         for name, norms in actual.items():
+            if 0 in norms:
+                raise ArtifactFormatError(
+                    f"vector {norms.index(0) + 1} of {len(norms)} for {name!r} is all zeros, as an "
+                    "embedding that was never trained: it has no direction; train it again"
+                )
             if len(norms) != len(expected[name]) or not all(map(_is_close, norms, expected[name])):
                 raise ArtifactFormatError(
                     f"the vectors for {name!r} have the lengths {norms}, "

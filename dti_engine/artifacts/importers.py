@@ -45,7 +45,7 @@ from dti_engine.text.tokens import LearnedToken
 
 _FIRST, _SECOND = CLIP_KEYS
 _ENCODERS = {key: name for name, key in CLIP_KEYS.items()}
-_UNNAMED: Final[Mapping[str, ExportFormat]] = {
+_UNNAMED: Final[Mapping[Any, ExportFormat]] = {
     SINGLE_KEY: "comfyui",
     ONETRAINER_KEY: "onetrainer",
     GEMMA: "onetrainer",
@@ -229,7 +229,7 @@ def _parse(file: TensorFile) -> ForeignToken:
     ((key, value),) = entries.items()
     rows = _rows(key, value)
     name = key if isinstance(key, str) and key not in _UNNAMED else None
-    format_name: ExportFormat = _UNNAMED[key] if key in _UNNAMED else "diffusers"
+    format_name = _UNNAMED.get(key, "diffusers")
     pooling = _pooling_of(file.metadata)
     return ForeignToken({_encoder_of(rows): rows}, name, format_name, pooling, manifest)
 

@@ -74,7 +74,9 @@ def import_token(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="A .safetensors, .pt or .bin file to read.", show_default=False
+            metavar="FILE",
+            help="File to read; its content tells its format, not its name.",
+            show_default=False,
         ),
     ],
     output: Annotated[
@@ -108,6 +110,7 @@ def import_token(
     """Read an embedding of another program, and write it as a token.
 
     --model names the model that the embedding was trained with, since the file does not name it.
+    A token of ours, and a safetensors file that `dti export` wrote, keeps its name and its history.
     Nothing in the file is executed.
     """
     from dti_engine.artifacts.importers import import_token as read
@@ -118,7 +121,18 @@ def import_token(
     artifact = read(files, backbone, placeholder=placeholder)
     require_replaceable(output, artifact.is_same_token, force=force)
     artifact.save(output)
+    origin = artifact.manifest.origin
     if as_json:
-        print_json({"path": str(output), "num_vectors": artifact.manifest.num_vectors})
+        print_json(
+            {
+                "path": str(output),
+                "num_vectors": artifact.manifest.num_vectors,
+                "origin": origin.kind,
+                "pooling": origin.pooling,
+            }
+        )
     else:
+        if origin.kind == "imported" and origin.pooling:
+            place = "at its end" if origin.pooling == "eos" else "at the token"
+            say(f"a prompt with it is pooled {place}, as the program that trained it pools")
         print_paths([output])

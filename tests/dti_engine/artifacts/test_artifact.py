@@ -110,6 +110,12 @@ def test_a_path_that_cannot_be_read_is_named(tmp_path: Path) -> None:
             Artifact.load(path)
 
 
+def test_a_vector_of_zeros_is_no_token(artifact_of: ArtifactOf) -> None:
+    zero = torch.cat([rows(1), torch.zeros(1, 8)])
+    with pytest.raises(ArtifactFormatError, match="vector 2 of 2 for 'text_encoder' is all zeros"):
+        artifact_of({"text_encoder": zero})
+
+
 # Files that are not ours
 
 
@@ -135,7 +141,7 @@ def test_a_pickle_is_rejected_and_never_run(tmp_path: Path) -> None:
 def test_a_file_cut_short_is_rejected_wherever_it_is_cut(artifact: Artifact) -> None:
     data = artifact.to_bytes()
     for length in range(len(data)):
-        with pytest.raises(ArtifactFormatError, match="cut off|damaged|empty|begins with"):
+        with pytest.raises(ArtifactFormatError, match=r"cut off|damaged|empty|begins with|zero"):
             Artifact.from_bytes(data[:length])
 
 

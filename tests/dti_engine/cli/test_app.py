@@ -572,12 +572,22 @@ def test_what_is_exported_is_imported_again(
     result = dti("import", file, "--model", tiny_checkpoint, "--output", output)
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{output}\n"
+    assert output.read_bytes() == rex.read_bytes()
+
+
+def test_a_file_of_another_program_is_imported_under_its_name(
+    dti: Dti, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    rows = torch.ones(1, 32)
+    torch.save({"string_to_param": {"*": rows}, "name": "max"}, tmp_path / "max.pt")
+    output = tmp_path / "token.safetensors"
+    result = dti("import", tmp_path / "max.pt", "--model", tiny_checkpoint, "--output", output)
+    assert result.exit_code == 0, result.output
     imported = Artifact.load(output)
-    assert imported.manifest.placeholder == "<rex>"
+    assert imported.manifest.placeholder == "<max>"
     assert isinstance(imported.manifest.origin, ImportedOrigin)
-    assert imported.manifest.origin.format_name == "diffusers"
-    expected = Artifact.load(rex).token.embeddings[ENCODER]
-    assert torch.equal(imported.token.embeddings[ENCODER], expected)
+    assert imported.manifest.origin.format_name == "a1111"
+    assert torch.equal(imported.token.embeddings[ENCODER], rows)
     shown = dti("inspect", output, "--model", tiny_checkpoint, "--json")
     assert json.loads(shown.stdout)["vectors"][0]["initializer_angle_deg"] is None
 
