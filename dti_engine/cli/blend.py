@@ -14,6 +14,7 @@ from dti_engine.cli.generate import (
     GeneratedFile,
     GenerationOptions,
     LocalOptions,
+    check_texts,
     file_stem,
     fill_prompt,
     generate_files,
@@ -185,6 +186,7 @@ def _generate_blends(
 ) -> tuple[list[Path], list[dict[str, Any]]]:
     """Generate every blend with every seed; return the files, and the settings of each image."""
     prompt = fill_prompt(request.prompt or "", [request.placeholder])
+    check_texts([prompt], request.settings, [request.placeholder])
     backbone = open_for_generation(request.settings, local)
     warn_of_other_weights(parents, backbone)
     stem, files = output_folder(request.output) / file_stem(prompt), list[GeneratedFile]()

@@ -4,8 +4,9 @@
 above this one may register a `RemoteGenerator`, which commands call if `--server` is given.
 """
 
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 import typer
 
 from dti_engine.cli import options
-from dti_engine.cli.console import output_folder, print_json, print_paths
+from dti_engine.cli.console import output_folder, print_json, print_paths, warn
 from dti_engine.cli.loading import open_backbone, open_tokens, warn_of_other_weights
 from dti_engine.cli.progress import ProgressBar
 from dti_engine.config import DtypeName
 from dti_engine.errors import ConfigurationError
+from dti_engine.text.prompt_check import require_plain, unmentioned
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -199,6 +201,7 @@ def _generate_here(request: GenerateRequest, local: LocalOptions) -> None:
     # Tokens and prompts come before the model, which takes longest to load.
     artifacts = open_tokens(request.tokens)
     prompts = [fill_prompt(prompt, list(artifacts)) for prompt in request.prompts]
+    check_texts(prompts, settings, artifacts)
     backbone = open_for_generation(settings, local)
     warn_of_other_weights(artifacts.values(), backbone)
     output = output_folder(request.output)
@@ -249,6 +252,19 @@ def image_request(
     return ImageRequest(prompt, seed, tokens, negative, guidance, instruction)
 
 
+def check_texts(
+    prompts: Sequence[str], settings: GenerationOptions, placeholders: Iterable[str]
+) -> None:
+    """Warn of tokens that no text mentions, before the model is loaded.
+
+    Raises: TokenError if a text has syntax of another program.
+    """
+    texts = [*prompts, settings.negative_prompt or ""]
+    require_plain(texts)
+    for warning in unmentioned(texts, placeholders):
+        warn(warning)
+
+
 def open_for_generation(settings: GenerationOptions, local: LocalOptions) -> "Backbone":
     """Load the model. Raises: as `open_backbone`."""
     return open_backbone(
@@ -269,7 +285,7 @@ def generate_files(
 
     Raises: as `generation.pipeline.generate`; OutputError if an image cannot be written.
     """
-    from dti_engine.generation.pipeline import generate, image_settings
+    from dti_engine.generation.pipeline import generate, image_settings, request_warnings
     from dti_engine.images.png import add_image
 
     steps = settings.steps or options.STEPS
@@ -277,6 +293,10 @@ def generate_files(
         image_settings(file.request, backbone, steps=steps, tokens=file.origins) for file in files
     ]
 
+    requests = [file.request for file in files]
+    found = [request_warnings(request, backbone) for request in requests]
+    for warning in dict.fromkeys(itertools.chain.from_iterable(found)):
+        warn(warning)
     saved = list[SavedImage]()
 
     def save(index: int, image: "Image.Image") -> None:
@@ -286,7 +306,7 @@ def generate_files(
     with ProgressBar("generating") as progress:
         generate(
             backbone,
-            [file.request for file in files],
+            requests,
             steps=steps,
             batch_size=local.batch_size or _BATCH_SIZE,
             on_image=save,

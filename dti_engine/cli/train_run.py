@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import degrees
 from pathlib import Path
@@ -19,7 +20,7 @@ from dti_engine.cli.subjects import SubjectDefaults, SubjectPlans, load_subjects
 from dti_engine.cli.summary import RunSummary
 from dti_engine.cli.validation import validate_tokens
 from dti_engine.config import DtypeName
-from dti_engine.errors import ConfigurationError
+from dti_engine.errors import ConfigurationError, TokenError
 from dti_engine.training.checkpoint_manager import CheckpointManager
 
 if TYPE_CHECKING:
@@ -223,6 +224,7 @@ class TrainingRun:
 
     def _subjects(self, summary: RunSummary) -> "Iterator[Subject]":
         """Load the planned subjects, without those that an earlier run has finished."""
+        from dti_engine.training.slot import caption_warnings
 
         def is_done(subject: "Subject") -> bool:
             token = summary.path(subject.id)
@@ -231,7 +233,11 @@ class TrainingRun:
         defaults = SubjectDefaults(
             self.options.seed, self.options.num_vectors, self.config, self.fixed
         )
-        return load_subjects(self.plans.subjects, summary, defaults, is_finished=is_done)
+        for subject in load_subjects(self.plans.subjects, summary, defaults, is_finished=is_done):
+            with suppress(TokenError):  # training raises it again, and then it is the subject's
+                for warning in caption_warnings(subject, self.model):
+                    summary.warn(subject.id, warning)
+            yield subject
 
     def _log_start(self, log: EventLog) -> None:
         log.write(

@@ -25,12 +25,14 @@ from dti_engine.errors import (
 from dti_engine.generation.denoiser import Denoiser, ImageRequest, begin, decode, to_image
 from dti_engine.generation.prompt_cache import PromptCache
 from dti_engine.generation.scheduler import LinearScheduler
+from dti_engine.text.prompt_check import require_plain, text_warnings
 from dti_engine.text.prompts import bind
 
 __all__ = [
     "ImageRequest",
     "generate",
     "image_settings",
+    "request_warnings",
     "require_generation",
 ]
 
@@ -120,7 +122,7 @@ def require_generation(request: ImageRequest, backbone: Backbone) -> None:
 
     Raises:
         ConfigurationError: Seed or guidance is out of range.
-        TokenError: As `prompts.bind`.
+        TokenError: As `prompts.bind` and `prompt_check.require_plain`.
         ArtifactMismatchError: As `prompts.bind`.
     """
     if not 0 <= request.seed < _NUM_SEEDS:
@@ -128,8 +130,20 @@ def require_generation(request: ImageRequest, backbone: Backbone) -> None:
     if not (math.isfinite(request.guidance) and request.guidance >= 1):
         raise ConfigurationError(f"guidance must be finite and >= 1, got {request.guidance}")
     prompts = [request.prompt, request.negative_prompt]
+    require_plain(prompts)
     instructions = [request.instruction, False]
     bind(prompts, [request.tokens] * len(prompts), backbone.text_encoders, instructions)
+
+
+def request_warnings(request: ImageRequest, backbone: Backbone) -> list[str]:
+    """Return what the model does not read of a valid request's texts, as `text_warnings` does."""
+    vectors = {name: token.vector_counts() for name, token in request.tokens.items()}
+    texts = {"the prompt": request.prompt, "the negative prompt": request.negative_prompt}
+    return [
+        warning
+        for label, text in texts.items()
+        for warning in text_warnings(label, text, vectors, backbone.text_encoders)
+    ]
 
 
 def image_settings(

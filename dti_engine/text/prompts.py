@@ -183,27 +183,6 @@ def bind(
     return tokenize(prompts, encoders, samples, encodings), rows
 
 
-def truncated_pieces(
-    prompt: str, tokens: Mapping[str, LearnedToken], encoders: Mapping[str, TextEncoder]
-) -> dict[str, int]:
-    """Return how many word pieces each encoder would truncate, by name, where there are any.
-
-    Learned rows are never among them: `tokenize` rejects such prompts.
-    """
-    truncated: dict[str, int] = {}
-    for name, encoder in encoders.items():
-        num_pieces = sum(
-            tokens[piece].num_vectors(name) if index % 2 else len(encoder.segment_ids(piece))
-            for index, piece in enumerate(_MENTION.split(prompt.strip()))
-            if piece.strip()
-        )
-        # An empty prompt has only what every prompt has: begin and end, or begin alone.
-        room = encoder.max_length - len(encoder.wrap_ids([]))
-        if num_pieces > room:
-            truncated[name] = num_pieces - room
-    return truncated
-
-
 def _require_fit(token: LearnedToken, encoders: Mapping[str, TextEncoder]) -> None:
     token_dims = {name: rows.shape[-1] for name, rows in token.embeddings.items()}
     model_dims = {name: encoder.dim for name, encoder in encoders.items()}

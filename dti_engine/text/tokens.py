@@ -56,6 +56,10 @@ class LearnedToken:
         """Return how many positions the token takes in a prompt of this encoder."""
         return len(self.embeddings[encoder])
 
+    def vector_counts(self) -> dict[str, int]:
+        """Return encoder name -> number of positions that the token takes in a prompt."""
+        return {name: len(rows) for name, rows in self.embeddings.items()}
+
     def directions(self) -> dict[str, Tensor]:
         """Return encoder name -> (n, d) unit rows v. Raises: ZeroVectorError if a row is zero."""
         return {name: sphere.normalize(rows) for name, rows in self.embeddings.items()}

@@ -23,6 +23,7 @@ from dti_engine.subject import Subject
 from dti_engine.text.captions import CAPTION_TEMPLATES
 from dti_engine.text.encoder import TextEncoder, initializer_ids, initializer_rows
 from dti_engine.text.inputs import PromptBatch
+from dti_engine.text.prompt_check import text_warnings
 from dti_engine.text.prompts import PromptEncoding, tokenize
 from dti_engine.text.tokens import LearnedToken
 from dti_engine.training.batch import SampleDraws, TrainingBatch, draw_fixed_samples, draw_samples
@@ -260,6 +261,30 @@ def _prepare_data(
         own_caption=torch.tensor(own, device=backbone.device),
         num_crops=[len(each) for each in by_image],
     )
+
+
+def caption_warnings(subject: Subject, backbone: Backbone) -> list[str]:
+    """Return what the model does not read of the captions of a subject's images.
+
+    Raises: TokenError if the initializer or a caption cannot be spelled.
+    """
+    vectors = {
+        subject.placeholder: {
+            name: subject.num_vectors or len(initializer_ids(encoder, subject.initializer))
+            for name, encoder in backbone.text_encoders.items()
+        }
+    }
+    return [
+        warning
+        for image in subject.images
+        if image.caption is not None
+        for warning in text_warnings(
+            f"the caption of {image.name!r}",
+            image.caption.replace("{}", subject.placeholder),
+            vectors,
+            backbone.text_encoders,
+        )
+    ]
 
 
 def _own_captions(subject: Subject) -> dict[int, str]:

@@ -16,6 +16,7 @@ from dti_engine.cli.generate import (
     BlendRequest,
     GenerateRequest,
     GenerationOptions,
+    check_texts,
     file_stem,
     file_stems,
     fill_prompt,
@@ -25,6 +26,7 @@ from dti_engine.cli.progress import ProgressBar
 from dti_engine.config import PLACEHOLDER
 from dti_engine.errors import TokenError
 from dti_engine.files import atomic_write
+from dti_engine.text.prompt_check import require_plain
 from services.cli.options import connect
 
 if TYPE_CHECKING:
@@ -64,10 +66,15 @@ class ServiceGenerator:
         with connect(server, api_key) as client:
             tokens = bind_tokens(client, request.tokens)
             prompts = [fill_prompt(prompt, list(tokens)) for prompt in request.prompts]
+            check_texts(prompts, request.settings, tokens)
             folder = output_folder(request.output)
             groups = [
                 PromptImages(
-                    {"prompt": prompt, "tokens": tokens, **_body(request.settings)},
+                    {
+                        "prompt": prompt,
+                        "tokens": _mentioned(tokens, prompt, request.settings),
+                        **_body(request.settings),
+                    },
                     {seed: folder / f"{stem}-seed{seed}.png" for seed in request.seeds},
                 )
                 for prompt, stem in zip(prompts, file_stems(prompts), strict=True)
@@ -86,6 +93,7 @@ class ServiceGenerator:
         if not PLACEHOLDER.fullmatch(request.placeholder):
             raise TokenError(f"placeholder {request.placeholder!r} is malformed: write <name>")
         prompt = fill_prompt(request.prompt or "", [request.placeholder])
+        require_plain([prompt, request.settings.negative_prompt or ""])
         stem, is_strip = output_folder(request.output) / file_stem(prompt), bool(request.strip)
         groups = [
             PromptImages(
@@ -241,6 +249,14 @@ class _Generation:
 def _body(settings: GenerationOptions) -> dict[str, Any]:
     """Return the settings under the names of the API, without those left to the service."""
     return {name: value for name, value in asdict(settings).items() if value is not None}
+
+
+def _mentioned(
+    tokens: Mapping[str, str], prompt: str, settings: GenerationOptions
+) -> dict[str, str]:
+    """Return the tokens that the texts of one prompt mention; the service warns of others."""
+    texts = f"{prompt} {settings.negative_prompt or ''}"
+    return {placeholder: name for placeholder, name in tokens.items() if placeholder in texts}
 
 
 def _steps(settings: GenerationOptions) -> int:

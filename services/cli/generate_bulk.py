@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeAlias
 import typer
 
 from dti_engine.cli import options as shared
+from dti_engine.cli.console import warn
 from dti_engine.errors import ConfigurationError
 from services.cli import options
 from services.cli.generate import bind_token
@@ -163,6 +164,8 @@ def _read_prompts(arguments: Sequence[str], file: Path | None) -> list[str]:
 
 
 def _print_draft(draft: GenerationDraft, *, as_json: bool) -> None:
+    for warning in draft.warnings:
+        warn(warning)
     factors = f"{draft.prompts} prompts x {draft.variants} variants x {draft.seeds} seeds"
     facts = {
         "images": f"{draft.count}: {factors}",

@@ -184,6 +184,8 @@ def finish_submission(
 
     `names` are those of its items, by index, as far as they are known.
     """
+    for warning in job.warnings:
+        warn(warning)
     if not job.created:
         say("the same request made this job before; --again makes another")
     if options.wait:

@@ -52,6 +52,9 @@ class Job(Response):
     warning: str | None = Field(
         default=None, description="why the job makes no progress, and what to do"
     )
+    warnings: tuple[str, ...] = Field(
+        default=(), description="of a submission: what of the request has no effect"
+    )
 
     @property
     def ended(self) -> bool:
@@ -175,6 +178,7 @@ class GenerationDraft(Response):
     seeds: int
     steps: int = Field(description="denoising steps of all images together")
     missing_tokens: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class TrainingDraft(Response):
@@ -185,3 +189,4 @@ class TrainingDraft(Response):
     recipe: str
     config: dict[str, Any]
     steps: int = Field(description="training steps of all subjects together, at most")
+    warnings: tuple[str, ...] = ()

@@ -15,9 +15,9 @@ from pydantic import JsonValue
 from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import DTIError
 from dti_engine.generation.denoiser import ImageRequest
-from dti_engine.generation.pipeline import image_settings, require_generation
+from dti_engine.generation.pipeline import image_settings, request_warnings, require_generation
 from dti_engine.images.png import encode_image
-from dti_engine.text.prompts import truncated_pieces
+from dti_engine.text.prompt_check import unmentioned
 from dti_engine.text.tokens import LearnedToken
 from services import logs
 from services.contracts.generation import (
@@ -260,17 +260,17 @@ class Engine:
             spec.instruction,
         )
         require_generation(request, backbone)
-        truncated = truncated_pieces(spec.prompt, resolved.tokens, backbone.text_encoders)
         settings = image_settings(request, backbone, steps=spec.steps, tokens=resolved.origins) | {
             "height": size[0],
             "width": size[1],
             "deterministic": spec.deterministic,
         }
-        warnings = tuple(
-            f"the prompt is too long: {encoder} does not read its last {count} word pieces"
-            for encoder, count in truncated.items()
-        )
-        return _PreparedImage(request, size, settings, warnings)
+        texts = [spec.prompt, spec.negative_prompt]
+        warnings = [
+            *unmentioned(texts, resolved.tokens),
+            *request_warnings(request, backbone),
+        ]
+        return _PreparedImage(request, size, settings, tuple(warnings))
 
     def _encode(self, image: Image.Image, settings: Mapping[str, JsonValue]) -> bytes:
         """Return an image as PNG. Raise UnsafeImageError if it may not be shown.

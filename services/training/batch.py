@@ -23,7 +23,7 @@ from dti_engine.subject import Subject
 from dti_engine.training.checkpoint import Checkpoint
 from dti_engine.training.metrics import StepMetrics
 from dti_engine.training.result import TrainingResult
-from dti_engine.training.slot import TrainingSlot
+from dti_engine.training.slot import TrainingSlot, caption_warnings
 from dti_engine.training.trainer import Trainer
 from services import logs
 from services.ledger.attempts import Attempt
@@ -107,6 +107,7 @@ class PackedBatch:
     ) -> None:
         self.config = config
         self.num_slots = num_slots
+        self._backbone = backbone
         self.slots: dict[str, WorkerSlot] = {}
         """Subjects in a slot, by their ids."""
         self.preempted: list[WorkerSlot] = []
@@ -136,7 +137,8 @@ class PackedBatch:
             BatchError: The library failed. The subject has no slot then.
         """
         subject, checkpoint = loaded.subject, loaded.checkpoint
-        warnings = list(loaded.warnings)
+        with library_call(DTIError):
+            warnings = [*loaded.warnings, *caption_warnings(subject, self._backbone)]
         try:
             index = self._place(subject, checkpoint)
         except CheckpointError as error:

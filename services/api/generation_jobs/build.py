@@ -7,10 +7,16 @@ from dataclasses import dataclass
 from pydantic import JsonValue, ValidationError
 
 from dti_engine.config import PLACEHOLDER
+from dti_engine.text.prompt_check import syntax_warnings, unmentioned
 from services.api import order_limits
 from services.api.generation_jobs.schemas import GenerationJobRequest, VariantRequest
-from services.api.images.request import inline_tokens, resolve_blends
+from services.api.images.request import (
+    inline_tokens,
+    refuse_foreign_syntax,
+    resolve_blends,
+)
 from services.api.images.schemas import SlerpBlend
+from services.api.jobs.schemas import shorten
 from services.api.problems import invalid_request
 from services.api.training_jobs.build import check_webhook, choose_model
 from services.auth.tenants import Limits
@@ -47,6 +53,8 @@ class BuiltGenerationJob:
     num_variants: int
     num_seeds: int
     steps_per_image: int
+    warnings: Sequence[str]
+    """What the model will not read of the prompts and tokens as they may be meant."""
 
 
 def build_generation_job(
@@ -61,6 +69,9 @@ def build_generation_job(
         RequestValidationError: The request is not valid.
     """
     model = choose_model(request.model, served_models)
+    for number, prompt in enumerate(request.prompts):
+        refuse_foreign_syntax(prompt, ("body", "prompts", number))
+    refuse_foreign_syntax(request.negative_prompt, ("body", "negative_prompt"))
     if request.webhook:
         check_webhook(request.webhook.url, allow_private=settings.allow_private_webhooks)
     prompts, variants, seeds = request.prompts, request.all_variants, request.all_seeds
@@ -105,7 +116,28 @@ def build_generation_job(
         num_variants=len(variants),
         num_seeds=len(seeds),
         steps_per_image=steps,
+        warnings=_warnings(request),
     )
+
+
+def _warnings(request: GenerationJobRequest) -> list[str]:
+    """Return what is known without a model of texts and tokens that have no effect."""
+    texts = [*request.prompts, request.negative_prompt]
+    placeholders = dict.fromkeys(
+        placeholder
+        for variant in request.all_variants
+        for placeholder in (*variant.tokens, *variant.blends)
+    )
+    labels = [f"prompt {number}" for number in range(len(request.prompts))]
+    found = [
+        *unmentioned(texts, placeholders),
+        *(
+            warning
+            for label, text in zip([*labels, "the negative prompt"], texts, strict=True)
+            for warning in syntax_warnings(label, text)
+        ),
+    ]
+    return shorten(found)
 
 
 def token_references(

@@ -91,7 +91,7 @@ def create_generation_job(
                 ]
             )
 
-    return submit_job(state, principal, key, job.request, "images", check_tokens)
+    return submit_job(state, principal, key, job.request, "images", check_tokens, job.warnings)
 
 
 @router.get(
@@ -165,6 +165,7 @@ def _dry_run(
         seeds=job.num_seeds,
         steps=count * job.steps_per_image,
         missing_tokens=list(dict.fromkeys(missing)),
+        warnings=list(job.warnings),
     )
 
 

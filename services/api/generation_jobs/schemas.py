@@ -239,6 +239,7 @@ class GenerationDryRun(BaseModel):
             "seeds": 4,
             "steps": 400,
             "missing_tokens": ["tom"],
+            "warnings": ["no prompt mentions <rex>, so this token changes no image: ..."],
         }
     )
 
@@ -251,4 +252,7 @@ class GenerationDryRun(BaseModel):
     missing_tokens: list[str] = Field(
         description="The tokens that do not exist; empty if the job names more than "
         f"{MAX_TOKEN_LOOKUPS} tokens, because then none is looked up."
+    )
+    warnings: list[str] = Field(
+        default=[], description="What of the request has no effect, or another than may be meant."
     )

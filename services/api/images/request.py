@@ -9,6 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from dti_engine.config import PLACEHOLDER
+from dti_engine.errors import TokenError
+from dti_engine.text.prompt_check import require_plain
 from services.api import order_limits
 from services.api.images.schemas import Blend, ImageGenerationRequest, SlerpBlend, ignored_fields
 from services.api.problems import invalid_request
@@ -53,6 +55,8 @@ def build_engine_call(
             "setting generation_timeout_s): give less, or leave it out",
         )
     model, warnings = _model(request.model, served_models)
+    refuse_foreign_syntax(request.prompt, ("body", "prompt"))
+    refuse_foreign_syntax(request.negative_prompt, ("body", "negative_prompt"))
     _check_cost(request, model, served_models, principal)
     fields = _image_fields(request)
     # Drawn here, so that the response can name it: the same request with this seed gives the same
@@ -119,6 +123,18 @@ def _image_fields(request: ImageGenerationRequest) -> dict[str, Any]:
         "tokens": tokens,
         "blends": blends,
     }
+
+
+def refuse_foreign_syntax(text: str, place: Sequence[str | int]) -> None:
+    """Refuse weights of words and other syntax of other programs, before anything is queued.
+
+    Raises:
+        RequestValidationError: The text has such syntax.
+    """
+    try:
+        require_plain([text])
+    except TokenError as error:
+        raise invalid_request(place, str(error)) from error
 
 
 def resolve_blends(

@@ -4,7 +4,7 @@ List, get, cancel, retry and delete jobs; list items; stream events. A submissio
 requests with one Idempotency-Key make one job.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Annotated, Any, TypeAlias
 
@@ -301,6 +301,7 @@ def submit_job(
     request: JobRequest,
     field: str,
     check_references: Callable[[], None] = lambda: None,
+    warnings: Sequence[str] = (),
 ) -> JSONResponse:
     """Create a job, or find the one that an earlier request with this key created.
 
@@ -312,6 +313,7 @@ def submit_job(
         field: The field of the body that its items come from, for errors.
         check_references: Raises if the request refers to something that does not exist. It runs
             for new jobs only: a replay must succeed after the referenced things were deleted.
+        warnings: What of the request has no effect, for the response.
 
     Raises:
         RequestValidationError: The key was used for another request, or a check failed.
@@ -342,7 +344,8 @@ def submit_job(
     if not submission.created:
         headers["Idempotency-Replayed"] = "true"
     job = read_job(state, principal.tenant, submission.job, request.kind, submission.created)
-    return JSONResponse(job.model_dump(mode="json"), 202, headers)
+    body = job.model_copy(update={"warnings": list(warnings)}).model_dump(mode="json")
+    return JSONResponse(body, 202, headers)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Schemas that training jobs and generation jobs share: job requests, jobs, items and attempts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -32,6 +32,7 @@ JOB_EXAMPLE: dict[str, Any] = {
     "progress": 0.25,
     "created": None,
     "warning": None,
+    "warnings": [],
 }
 
 ITEM_EXAMPLE: dict[str, Any] = {
@@ -65,6 +66,18 @@ TagName = Annotated[
     str, StringConstraints(min_length=1, max_length=100, pattern=f"^[^:{CONTROL}]*$")
 ]
 TagValue = Annotated[str, StringConstraints(max_length=200, pattern=PRINTABLE)]
+
+
+_MAX_WARNINGS = 20
+
+
+def shorten(warnings: Sequence[str]) -> list[str]:
+    """Return the first warnings, each once, with the number of the others in the last one."""
+    different = list(dict.fromkeys(warnings))
+    if len(different) <= _MAX_WARNINGS:
+        return different
+    shown = different[: _MAX_WARNINGS - 1]
+    return [*shown, f"{len(different) - len(shown)} more warnings of these kinds"]
 
 
 def example(value: Mapping[str, Any]) -> ConfigDict:
@@ -121,6 +134,11 @@ class Job(BaseModel):
     )
     warning: str | None = Field(
         default=None, description="Why the job does not proceed, and what to do."
+    )
+    warnings: list[str] = Field(
+        default=[],
+        description="In the response to a submission: what of the request has no effect, or not "
+        "the one that may be meant. At most 20.",
     )
 
     @classmethod

@@ -10,7 +10,7 @@ from dti_engine.backbones.interface import Backbone
 from dti_engine.errors import ArtifactMismatchError, TokenError
 from dti_engine.text.encoder import TextEncoder
 from dti_engine.text.inputs import EncoderInput, PromptBatch, inject
-from dti_engine.text.prompts import PromptEncoding, bind, tokenize, truncated_pieces
+from dti_engine.text.prompts import PromptEncoding, bind, tokenize
 from dti_engine.text.tokens import LearnedToken
 
 CLIP = "text_encoder"
@@ -130,18 +130,6 @@ def test_a_placeholder_at_the_very_end_fits_and_text_after_it_is_cut(encoder: Te
     prompt = "dog " * (encoder.max_length - 2 - 2) + "<rex> and more text"
     _, row = spell(encoder, prompt, rex=range(2))
     assert row[0, -3:].tolist() == [0, 1, -1]
-
-
-def test_truncated_pieces_of_a_long_prompt_are_counted(encoder: TextEncoder) -> None:
-    rex = LearnedToken("<rex>", {"text_encoder": torch.randn(3, encoder.dim)})
-    encoders = {"text_encoder": encoder}
-    pieces = len(encoder.segment_ids("dog " * 80))
-    room = encoder.max_length - len(encoder.wrap_ids([])) - 3
-    prompt = "<rex> " + "dog " * 80
-    assert pieces > room
-    assert truncated_pieces(prompt, {"<rex>": rex}, encoders) == {"text_encoder": pieces - room}
-    fits = "<rex> " + "dog " * (80 - (pieces - room))
-    assert truncated_pieces(fits, {"<rex>": rex}, encoders) == {}
 
 
 def test_batches_are_selected_and_joined_by_sample(encoder: TextEncoder) -> None:

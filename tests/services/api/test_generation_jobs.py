@@ -187,8 +187,45 @@ def test_a_dry_run_counts_images_and_creates_nothing(site: Any) -> None:
         "seeds": 2,
         "steps": 80,
         "missing_tokens": ["rex", "tom"],
+        "warnings": [],
     }
     assert site.get("/v1/generation-jobs").json()["jobs"] == []
+
+
+def test_a_submission_and_its_dry_run_say_what_has_no_effect(site: Any) -> None:
+    site.make("rex")
+    site.work_off()
+    order = _order(prompts=["a rex (side view)", "a dog++"], placeholder="<rex>", tokens=["rex"])
+    warnings = site.order_of(order | {"dry_run": True}).json()["warnings"]
+    assert [warning.partition(",")[0].partition(":")[0] for warning in warnings] == [
+        "no prompt mentions <rex>",
+        "prompt 1 has 'g++'",
+    ]
+    assert warnings[0].endswith("write <rex> where it says 'rex'")
+    assert site.order_of(order).json()["warnings"] == warnings
+
+
+def test_no_answer_has_more_than_20_warnings(site: Any) -> None:
+    prompts = [f"a dog++ {number}" for number in range(30)]
+    warnings = site.order_of(_order(prompts=prompts, dry_run=True)).json()["warnings"]
+    assert len(warnings) == 20
+    assert warnings[-1] == "11 more warnings of these kinds"
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"),
+    [
+        ({"prompts": ["a dog", "a (dog:1.3)"]}, "#/prompts/1"),
+        ({"negative_prompt": "a <lora:x:1>"}, "#/negative_prompt"),
+    ],
+)
+def test_weights_of_words_are_refused_with_their_place(
+    site: Any, fields: dict[str, Any], pointer: str
+) -> None:
+    answer = site.order_of(_order(**fields))
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == pointer
+    assert "Here it would be read as plain words" in answer.json()["detail"]
 
 
 def test_missing_tokens_are_refused_unless_there_are_many(site: Any) -> None:

@@ -56,6 +56,14 @@ def test_openais_client_gets_images_with_openais_fields_alone(
     assert request.images[0].steps == 25
 
 
+@pytest.mark.parametrize(
+    "prompt",
+    ["a dog (side view)", "a clock at 5:30 [open]", "50% (of 16:9); {a}", "a dog's toy: <3"],
+)
+def test_ordinary_punctuation_is_accepted(client: openai.OpenAI, prompt: str) -> None:
+    assert client.images.generate(prompt=prompt).data
+
+
 def test_additional_fields_reach_the_engine(client: openai.OpenAI, engine: StubEngine) -> None:
     client.images.generate(
         prompt=f"a <rex> and a <{TOKEN}> as a <mix> by <end> and <pair>",
@@ -135,6 +143,9 @@ def test_unicode_line_separators_do_not_split_events(image_site: Any) -> None:
         ({"prompt": ""}, "prompt"),
         ({"prompt": "x" * 4001}, "prompt"),
         ({"prompt": "a <tok_x>"}, "prompt"),
+        ({"prompt": "a (red dog:1.3)"}, "prompt"),
+        ({"prompt": "a dog", "negative_prompt": "((cat))"}, "negative_prompt"),
+        ({"prompt": "a dog <lora:style:0.8>"}, "prompt"),
         ({"n": 0}, "n"),
         ({"n": 11}, "n"),
         ({"n": "1"}, "n"),

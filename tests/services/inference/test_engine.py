@@ -136,6 +136,12 @@ def test_a_truncated_prompt_is_a_warning(engine: EngineServer) -> None:
     assert short.warnings == ()
 
 
+def test_weights_of_words_are_refused_by_the_engine_too(engine: EngineServer) -> None:
+    rejection = engine.rejection(422, spec("a (dog:1.3)"))
+    assert rejection.error == "TokenError"
+    assert "a weight, as A1111 and ComfyUI have" in rejection.detail
+
+
 @pytest.mark.parametrize(
     ("image", "error", "detail"),
     [
