@@ -22,7 +22,7 @@ from dti_engine.files import RUN_LOG
 from dti_engine.images.bundles import sandbox_process
 from dti_engine.images.bundles.members import ArchiveMember, BundleLimits, brief, is_ignored
 from dti_engine.images.bundles.sandbox import Reply, Sandbox
-from dti_engine.images.bundles.strays import RUN_FOLDERS, is_class_folder
+from dti_engine.images.bundles.strays import RUN_FOLDERS, is_side_folder
 from dti_engine.images.bundles.unpacking import Form
 from dti_engine.images.file_formats import SUFFIXES
 
@@ -215,7 +215,7 @@ def _folder_members(folder: Path, prefix: str, limits: BundleLimits) -> Iterator
         )
         # Deeper folders would be rejected one by one anyway, so they are not even listed. A folder
         # that is ignored, such as .git, may be huge.
-        is_left_out = is_class_folder(entry.name) or (is_run and entry.name in RUN_FOLDERS)
+        is_left_out = is_side_folder(entry.name) or (is_run and entry.name in RUN_FOLDERS)
         if is_folder and not (is_left_out or is_ignored(name)) and _is_shallow(name, limits):
             yield from _folder_members(path, f"{name}/", limits)
 

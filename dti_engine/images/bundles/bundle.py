@@ -202,12 +202,14 @@ def _captions(
             unused.append(file)
     warnings = [BundleFinding(name, reason) for name, reason in sidecars.damaged.items()]
     if unused:
-        known = ", ".join(map(repr, (*words.names, *words.classes))) or "no word is known for it"
+        known = ", ".join(map(repr, (*words.names, *words.classes))) or "no word is known"
+        remedy = "" if words.classes else "; if they have the class word, give it as initializer"
         warnings.append(
             BundleFinding(
                 "",
                 f"{len(unused)} captions do not name the subject among their first words "
-                f"({known}), so templates stand in for them: {', '.join(dict.fromkeys(unused))}",
+                f"({known}), so templates stand in for them{remedy}: "
+                f"{', '.join(dict.fromkeys(unused))}",
             )
         )
     return prompts, warnings
@@ -217,7 +219,8 @@ def _strays(names: Sequence[str]) -> list[BundleFinding]:
     """Return the warning about files that are passed over: one, however many there are."""
     if len(names) < 2:
         return [BundleFinding(name, "no image; it is passed over") for name in names]
-    return [BundleFinding("", f"{len(names)} files are no images: {', '.join(names)}; passed over")]
+    reason = f"{len(names)} files or folders hold no images of the subject: {', '.join(names)}"
+    return [BundleFinding("", f"{reason}; passed over")]
 
 
 def _missing_images(

@@ -14,12 +14,11 @@ from dti_engine.images.bundles.layouts import is_image_folder
 from dti_engine.images.bundles.members import is_ignored
 from dti_engine.images.bundles.reader import DESCRIPTION
 from dti_engine.images.bundles.sidecars import METADATA_FILES
-from dti_engine.images.bundles.strays import is_class_folder, is_run_folder
+from dti_engine.images.bundles.strays import is_class_folder, is_run_folder, is_side_folder
 from dti_engine.images.file_formats import SUFFIXES
 from dti_engine.images.png import is_plain_png
 
 _HEAD_BYTES = 200  # of a PNG, enough to tell a contact sheet
-_SIDE_FOLDERS = frozenset({"log", "logs", "model", "models"})  # of kohya's GUI, without images
 
 
 def expand_paths(paths: Sequence[Path]) -> list[Path]:
@@ -91,5 +90,6 @@ def _may_be_bundle(path: Path) -> bool:
         return False
     if not path.is_dir():
         return is_archive(path)
-    is_side = path.name.lower() in _SIDE_FOLDERS and not _holds_images(path)
+    # A subject may be called model, and then its folder has images.
+    is_side = is_side_folder(path.name) and not _holds_images(path)
     return not (is_side or is_class_folder(path.name) or is_run_folder(path))

@@ -20,9 +20,9 @@ from dti_engine.images.bundles.members import (
 from dti_engine.images.bundles.strays import (
     TEXT_SUFFIXES,
     is_archive_within,
-    is_class_folder,
     is_of_run,
     is_own_page,
+    is_side_folder,
     is_stray,
     run_folders,
 )
@@ -40,6 +40,7 @@ class BundleFiles:
 
     files: dict[str, bytes] = field(default_factory=dict[str, bytes])
     strays: list[str] = field(default_factory=list[str])
+    folders: list[str] = field(default_factory=list[str])  # each with a `/` at its end
     errors: list[BundleFinding] = field(default_factory=list[BundleFinding])
     num_bytes: int = 0
 
@@ -63,12 +64,9 @@ def read_contents(
     is_folder = isinstance(source, Path) and source.is_dir()
     if not is_folder and not isinstance(source, Mapping):
         _remove_top_folder(contents)
-    runs = run_folders([*contents.files, *contents.strays])
-    if runs:
-        contents.files = {
-            name: data for name, data in contents.files.items() if not is_of_run(name, runs)
-        }
-        contents.strays = [name for name in contents.strays if not is_of_run(name, runs)]
+    # Not before the top folder is removed: a subject may be called model.
+    _leave_out_side_folders(contents)
+    _leave_out_runs(contents)
     return contents
 
 
@@ -116,11 +114,8 @@ def _add(
     other = seen.setdefault(collision_key(name), name)
     if other != name or name in contents.files:
         return reject(f"means the same file as {other!r} on some systems; rename one")
-    if folder := _class_folder(f"{name}/" if member.is_folder else name):
-        if folder not in contents.strays:
-            contents.strays.append(folder)  # once, in place of all that it holds
-        return None
     if member.is_folder:
+        contents.folders.append(f"{name}/")
         return None
     try:
         data = _read(member, name, contents, limits, only_texts)
@@ -133,13 +128,31 @@ def _add(
     return None
 
 
-def _class_folder(name: str) -> str | None:
-    """Return the outermost folder of class images that a member lies in, if there is one."""
+def _leave_out_side_folders(contents: BundleFiles) -> None:
+    """Name folders of other images as strays, in place of all that they hold."""
+    names = [*contents.files, *contents.strays, *contents.folders]
+    found = {folder for name in names if (folder := _side_folder(name))}
+    contents.files = {name: data for name, data in contents.files.items() if not _side_folder(name)}
+    contents.strays = [name for name in contents.strays if not _side_folder(name)]
+    contents.strays += sorted(found)
+
+
+def _side_folder(name: str) -> str | None:
+    """Return the outermost folder of other images that a member lies in, if there is one."""
     folders = name.split("/")[:-1]
     for depth, folder in enumerate(folders, start=1):
-        if is_class_folder(folder):
+        if is_side_folder(folder):
             return "/".join(folders[:depth]) + "/"
     return None
+
+
+def _leave_out_runs(contents: BundleFiles) -> None:
+    """Remove what runs of `dti train` wrote."""
+    runs = run_folders([*contents.files, *contents.strays])
+    contents.files = {
+        name: data for name, data in contents.files.items() if not is_of_run(name, runs)
+    }
+    contents.strays = [name for name in contents.strays if not is_of_run(name, runs)]
 
 
 def _read(
@@ -199,3 +212,4 @@ def _remove_top_folder(contents: BundleFiles) -> None:
         return
     contents.files = {name.partition("/")[2]: data for name, data in contents.files.items()}
     contents.strays = [name.removeprefix(f"{top}/") for name in contents.strays]
+    contents.folders = [name.removeprefix(f"{top}/") for name in contents.folders]

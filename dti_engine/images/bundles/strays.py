@@ -46,6 +46,8 @@ _CLASS_FOLDERS = frozenset(
         "class_images",
     }
 )
+# Of kohya's GUI and of trainers that sample while they train.
+_OUTPUT_FOLDERS = frozenset({"log", "logs", "model", "models", "sample", "samples"})
 RUN_FOLDERS = frozenset({"checkpoints", "earlier", "steps", "validation"})
 """Folders in the output of `dti train`."""
 
@@ -81,6 +83,11 @@ def is_own_page(head: bytes) -> bool:
 def is_class_folder(name: str) -> bool:
     """Return whether a folder, by its name, holds images of the class and not of the subject."""
     return name.lower() in _CLASS_FOLDERS
+
+
+def is_side_folder(name: str) -> bool:
+    """Return whether a folder beside a subject's images, by its name, holds none of them."""
+    return is_class_folder(name) or name.lower() in _OUTPUT_FOLDERS
 
 
 def is_run_folder(folder: Path) -> bool:

@@ -58,6 +58,24 @@ def test_the_same_submission_is_the_same_job_until_a_new_one_is_requested(
     assert len({each.stdout for each in (first, third, fourth)}) == 3
 
 
+def test_a_data_set_of_another_trainer_is_submitted_with_its_class_word(
+    dti: Dti, service: Hosted, photos: Path
+) -> None:
+    data_set = photos.parent / "fido"
+    (data_set / "10_sks dog").mkdir(parents=True)
+    for file in (photos / "rex").glob("*.png"):
+        file.rename(data_set / "10_sks dog" / file.name)
+    (data_set / "10_sks dog" / "0.txt").write_text("sks dog at sea")
+    (data_set / "log").mkdir()
+    first = dti("submit", data_set)
+    assert first.exit_code == 0, first.stderr
+    (item,) = items_of(service, first.stdout.strip()).values()
+    assert (item["placeholder"], item["initializer"]) == ("<fido>", "dog")
+    (data_set / "tokens").mkdir()
+    (data_set / "tokens" / "fido.safetensors").write_bytes(b"token")
+    assert dti("submit", data_set).stdout == first.stdout
+
+
 def test_an_idempotency_key_names_the_job(dti: Dti, photos: Path) -> None:
     first = dti("submit", photos, "--idempotency-key", "mine")
     assert dti("submit", photos, "--idempotency-key", "mine").stdout == first.stdout

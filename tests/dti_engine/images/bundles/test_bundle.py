@@ -263,7 +263,8 @@ def test_files_that_are_no_images_are_named_and_passed_over(
     files = {f"{i}.png": png(i) for i in range(3)}
     path = pack(form, files | strays)
     assert [each.name for each in load_bundle(path).images] == list(files)
-    told = f"3 files are no images: {', '.join(sorted(strays))}; passed over"
+    names = ", ".join(sorted(strays))
+    told = f"3 files or folders hold no images of the subject: {names}; passed over"
     assert warnings(path) == [("", told)]
 
 

@@ -161,7 +161,9 @@ def test_images_in_a_known_folder_are_those_of_the_bundle(
     form: str, folder: str, word: str | None, prompt: str, images: Files, pack: Pack
 ) -> None:
     files = within(folder, {**images, "a.txt": b"photo of sks dog at sea"})
-    files |= within("reg/1_dog", {"r.png": b"no image at all"}) | {"log/x.bin": b"x"}
+    files |= within("reg/1_dog", {"r.png": b"no image at all"}) | {
+        "model/sample/0.png": images["a.png"]
+    }
     path = pack(form, files)
     if path.is_dir():
         assert expand_paths([path]) == [path]
@@ -169,7 +171,7 @@ def test_images_in_a_known_folder_are_those_of_the_bundle(
     bundle = check_bundle(path)
     if word:
         assert captions(bundle) == {"a.png": prompt, "b.png": None, "c.png": None}
-    assert "reg/" in told(bundle)
+    assert "2 files or folders hold no images of the subject: model/, reg/" in told(bundle)
     assert [image.name for image in bundle.images] == list(images)
 
 
@@ -180,9 +182,14 @@ def test_a_folder_of_repeats_that_is_given_itself_says_the_class(
     assert check_bundle(path).description.initializer == "dog"
 
 
+def test_a_packed_subject_may_be_called_model(images: Files, pack: Pack) -> None:
+    bundle = check_bundle(pack("zip", within("model", images)))
+    assert [image.name for image in bundle.images] == list(images)
+
+
 def test_several_folders_of_repeats_are_several_subjects(images: Files, pack: Pack) -> None:
     path = pack("folder", within("img/10_rex dog", images) | within("img/5_tom cat", images))
-    (path / "model").mkdir()
+    (path / "model" / "sample").mkdir(parents=True)
     assert [each.name for each in expand_paths([path])] == ["10_rex dog", "5_tom cat"]
 
 
@@ -244,7 +251,7 @@ def test_files_of_cameras_systems_and_trainers_are_named_once(
     bundle = check_bundle(pack(form, {**images, **strays, ".DS_Store": b"x"}))
     assert bundle.errors == []
     (warning,) = bundle.warnings
-    assert "6 files are no images" in warning.reason
+    assert "6 files or folders hold no images" in warning.reason
     for name in strays:
         assert name in warning.reason
 
