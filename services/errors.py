@@ -33,6 +33,7 @@ ServiceError (DTIError)
     |   `-- AlreadyExistsError          there is an object already, so none was created
     |-- AccessDeniedError               the credentials are missing or not sufficient
     |-- UnavailableError                the store did not answer, nothing changed: retry
+    |   |-- StoreFullError              there is no space left, nothing changed: free some
     |   `-- OutcomeUnknownError         the same, but the write may have been applied: read first
     `-- StoreRefusedError               the store lacks a guarantee that the ledger needs
 
@@ -40,7 +41,11 @@ Messages say what was given, what is allowed and what to do. All arguments are p
 so that every error survives pickling between processes.
 """
 
+import errno
+
 from dti_engine.errors import ConfigurationError, DTIError
+
+_OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class ServiceError(DTIError):
@@ -197,9 +202,18 @@ class UnavailableError(StorageError):
     """The store did not answer in time. Nothing was changed, so a retry is safe."""
 
 
+class StoreFullError(UnavailableError):
+    """There is no space left. Nothing was changed, and a retry succeeds once there is space."""
+
+
 class OutcomeUnknownError(UnavailableError):
     """The store did not answer in time, and the write may or may not have been applied."""
 
 
 class StoreRefusedError(StorageError):
     """The store lacks a guarantee that the ledger needs, so the service does not use it."""
+
+
+def is_out_of_space(error: OSError) -> bool:
+    """Return whether a write failed because a disk, a quota or a limit of file sizes is used up."""
+    return error.errno in _OUT_OF_SPACE

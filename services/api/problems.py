@@ -34,6 +34,7 @@ from services.errors import (
     ScopeError,
     ServiceError,
     SettingsError,
+    StoreFullError,
     UnavailableError,
     UnknownErasureError,
     UnknownImageError,
@@ -51,6 +52,9 @@ _MAX_ERRORS = 100
 
 _STORE_RETRY_S = 2
 """The value of Retry-After while the store does not answer."""
+
+_FULL_STORE_RETRY_S = 60
+"""The same while it has no space left, which a person has to free."""
 
 _PUBLIC_ERRORS = (DeadlineExceededError, NoEngineError)
 """Server errors whose messages are written for clients."""
@@ -192,6 +196,12 @@ def error_response(request_id: str, error: DTIError) -> Response:
     if isinstance(error, UnavailableError):
         headers["Retry-After"] = str(_STORE_RETRY_S)
         detail = "the store did not answer in time: retry; nothing is done twice"
+    if isinstance(error, StoreFullError):
+        headers["Retry-After"] = str(_FULL_STORE_RETRY_S)
+        detail = (
+            "the service has no space left to store this, and has stored nothing: retry once the "
+            "operator has freed space"
+        )
     if isinstance(error, QuotaError | NoEngineError):
         # Rounded up: a client that comes back too early is refused once more.
         headers["Retry-After"] = str(max(1, -int(-error.retry_after_s // 1)))

@@ -4,7 +4,8 @@ A bucket takes uploads itself, by presigned forms; for other stores the file goe
 """
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from tempfile import TemporaryFile
@@ -24,7 +25,12 @@ from services.api.threads import FairRoute
 from services.auth.authenticator import Principal
 from services.contracts.jobs import WireModel
 from services.contracts.training import Digest
-from services.errors import DamagedUploadError, UnknownUploadError
+from services.errors import (
+    DamagedUploadError,
+    StoreFullError,
+    UnknownUploadError,
+    is_out_of_space,
+)
 from services.ledger import uploads
 from services.shares import Reservation, Shares
 
@@ -174,6 +180,20 @@ def _spool_file() -> BinaryIO:
         return os.fdopen(os.memfd_create("upload"), "r+b")
 
 
+@contextmanager
+def _full_disk_reported() -> Generator[None]:
+    """Raise StoreFullError if there is no space for an upload that passes through this process."""
+    try:
+        yield
+    except OSError as error:
+        if not is_out_of_space(error):
+            raise
+        raise StoreFullError(
+            f"no space for an upload in the temporary folder: {error.strerror}; free some, or set "
+            "TMPDIR to a folder with space"
+        ) from error
+
+
 @router.put(
     "/{sha256}",
     status_code=201,
@@ -196,6 +216,7 @@ async def put_upload(
     with (
         state.shares.uploads.reserve(tenant),
         _reserve_bytes(request, state.shares.upload_bytes, tenant) as space,
+        _full_disk_reported(),
         _spool_file() as file,
     ):
         # A slow client holds its share of temporary files, and neither a thread nor memory.

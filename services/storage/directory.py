@@ -24,7 +24,9 @@ from services.errors import (
     AlreadyExistsError,
     NotFoundError,
     PreconditionFailedError,
+    StoreFullError,
     UnavailableError,
+    is_out_of_space,
 )
 from services.storage import directory_versions as versions
 from services.storage.directory_clock import DirectoryClock
@@ -248,6 +250,11 @@ def _translating(doing: str, name: str) -> Generator[None]:
     except PermissionError as error:
         raise AccessDeniedError(f"{doing} {name!r}: {error.strerror}; see its owner") from error
     except OSError as error:
+        if is_out_of_space(error):
+            raise StoreFullError(
+                f"{doing} {name!r}: {error.strerror}; nothing was changed: free space where the "
+                "store is, and try again"
+            ) from error
         raise UnavailableError(
             f"{doing} {name!r}: {error.strerror}; nothing was changed: repair it and try again"
         ) from error

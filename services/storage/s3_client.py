@@ -38,6 +38,7 @@ from services.errors import (
     ServiceError,
     SettingsError,
     StorageError,
+    StoreFullError,
     UnavailableError,
 )
 from services.storage.settings import NO_PRESIGNING, S3Settings
@@ -287,6 +288,9 @@ def _translate(error: ClientError, what: str, *, write: bool) -> Exception:
         return PreconditionFailedError(message)
     if status == 416:
         return InvalidRangeError(message)
+    # Ceph answers 403 when a quota is used up, MinIO 507 when its disks are full.
+    if status == 507 or code == "QuotaExceeded":
+        return StoreFullError(f"{message}; free space in the bucket, or raise its quota")
     # A clock that is minutes off makes every signature invalid, which looks like a wrong key.
     if status in (401, 403) or code == "ExpiredToken":
         return AccessDeniedError(f"{message}; see the bucket's policy, and this host's clock")

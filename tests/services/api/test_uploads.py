@@ -3,7 +3,9 @@
 import base64
 import hashlib
 import json
+import resource
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
@@ -12,6 +14,7 @@ import pytest
 from services.errors import UnknownUploadError
 from services.ledger import uploads
 from services.ledger.recovery import Recovery
+from services.storage.directory import DirectoryStore
 
 
 def test_a_missing_file_is_uploaded_once(site: Any) -> None:
@@ -168,3 +171,22 @@ def test_an_upload_needs_no_writable_folder(
     sha256 = hashlib.sha256(b"photo").hexdigest()
     answer = site.ask("PUT", f"/v1/uploads/{sha256}", content=b"photo")
     assert answer.status_code == 201, answer.text
+
+
+def test_an_upload_without_space_is_answered_so_and_leaves_nothing(
+    new_site: Any, tmp_path: Path
+) -> None:
+    site = new_site(DirectoryStore(tmp_path / "store"))
+    body = bytes(2**21)
+    path = f"/v1/uploads/{hashlib.sha256(body).hexdigest()}"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
+    try:
+        answer = site.ask("PUT", path, content=body)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert answer.status_code == 503
+    assert "no space left" in answer.json()["detail"]
+    assert site.get(path).status_code == 404
+    assert list((tmp_path / "store/temporary").iterdir()) == []
+    assert site.ask("PUT", path, content=body).status_code == 201

@@ -18,8 +18,8 @@ from services.errors import (
     AccessDeniedError,
     OutcomeUnknownError,
     PreconditionFailedError,
+    StoreFullError,
     StoreRefusedError,
-    UnavailableError,
 )
 from services.storage import directory_paths as filesystem
 from services.storage import directory_versions as versions
@@ -269,9 +269,8 @@ def test_a_full_disk_changes_nothing(
 
     store.create("a", b"first")
     monkeypatch.setattr(os, "link", full)
-    with pytest.raises(UnavailableError, match=r"No space left.*nothing was changed") as caught:
+    with pytest.raises(StoreFullError, match=r"No space left.*nothing was changed: free space"):
         store.put("a", b"second")
-    assert type(caught.value) is UnavailableError
     assert store.read("a").body == b"first"
     assert _files(store, "temporary/*") == []
 
