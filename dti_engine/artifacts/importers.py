@@ -229,7 +229,7 @@ def _parse(file: TensorFile) -> ForeignToken:
     ((key, value),) = entries.items()
     rows = _rows(key, value)
     name = key if isinstance(key, str) and key not in _UNNAMED else None
-    format_name = _UNNAMED.get(key, "diffusers")
+    format_name: ExportFormat = _UNNAMED.get(key, "diffusers")
     pooling = _pooling_of(file.metadata)
     return ForeignToken({_encoder_of(rows): rows}, name, format_name, pooling, manifest)
 
