@@ -199,7 +199,10 @@ def _read_manifest(data: bytes, tensors: Mapping[str, Tensor]) -> Manifest:
     """Return the manifest in a valid safetensors file. Raises: ArtifactFormatError."""
     checked = read_checked(ARTIFACT_KEY, data, tensors)
     if checked is None:
-        raise ArtifactFormatError("it has no manifest, so it was not saved as an artifact")
+        raise ArtifactFormatError(
+            "it has no manifest, so it was not saved as an artifact; if another program saved it, "
+            "`dti import` makes a token of it"
+        )
     # The version comes first: of a newer file neither checksum nor fields are known.
     version = AnyManifest.model_validate_json(checked.text).schema_version
     if version > SCHEMA_VERSION:

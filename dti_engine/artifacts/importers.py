@@ -86,6 +86,18 @@ def parse_foreign(data: bytes) -> ForeignToken:
     return _parse(read_tensor_file(data))
 
 
+def exported_artifact(foreign: ForeignToken) -> Artifact | None:
+    """Return the token of ours that was exported to a file; None if another program changed it."""
+    if foreign.manifest is None:
+        return None
+    try:
+        manifest = Manifest.model_validate_json(foreign.manifest)
+        pooling = manifest.origin.pooling or "eos"
+        return Artifact(manifest, LearnedToken(manifest.placeholder, foreign.embeddings, pooling))
+    except (ValidationError, DTIError):
+        return None
+
+
 def import_token(
     files: Sequence[Path], backbone: Backbone, *, placeholder: str | None = None
 ) -> Artifact:
@@ -101,7 +113,9 @@ def import_token(
     artifact = _read_own(contents)
     if artifact is None:
         foreign = _read_foreign(contents)
-        artifact = _read_exported(foreign) or _artifact_of(foreign, contents, backbone, placeholder)
+        artifact = exported_artifact(foreign) or _artifact_of(
+            foreign, contents, backbone, placeholder
+        )
     dims = artifact.dims()
     model_dims = {name: encoder.dim for name, encoder in backbone.text_encoders.items()}
     if dims != model_dims:
@@ -182,18 +196,6 @@ def _read_own(contents: Mapping[Path, bytes]) -> Artifact | None:
             except ArtifactFormatError as error:
                 raise ArtifactFormatError(f"{str(path)!r}: a token of ours, {error}") from error
     return None
-
-
-def _read_exported(foreign: ForeignToken) -> Artifact | None:
-    """Return the token of ours that was exported to a file; None if another program changed it."""
-    if foreign.manifest is None:
-        return None
-    try:
-        manifest = Manifest.model_validate_json(foreign.manifest)
-        pooling = manifest.origin.pooling or "eos"
-        return Artifact(manifest, LearnedToken(manifest.placeholder, foreign.embeddings, pooling))
-    except (ValidationError, DTIError):
-        return None
 
 
 def _parse(file: TensorFile) -> ForeignToken:

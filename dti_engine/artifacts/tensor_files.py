@@ -90,7 +90,11 @@ def read_safetensors(data: bytes) -> TensorFile:
 
 def _described(data: bytes) -> str:
     kind = file_kind(data)
-    return f"one of torch.save ({kind})" if kind else describe_other(data)
+    return (
+        f"a {kind} as torch.save writes it; `dti import` makes a token of an embedding"
+        if kind
+        else describe_other(data)
+    )
 
 
 def _guarded(load: Callable[[bytes], Any], data: bytes) -> Any:

@@ -24,7 +24,8 @@ import safetensors.torch
 import torch
 
 from dti_engine.artifacts.artifact import ARTIFACT_KEY, Artifact
-from dti_engine.artifacts.importers import parse_foreign
+from dti_engine.artifacts.exporters import convert
+from dti_engine.artifacts.importers import exported_artifact, parse_foreign
 from dti_engine.artifacts.manifest import ImportedOrigin
 from dti_engine.artifacts.repacking import repack
 from dti_engine.artifacts.sealed import write_checked
@@ -81,8 +82,13 @@ def _safetensors() -> list[bytes]:
         safetensors.torch.save({"<rex>": rows}),
         safetensors.torch.save({"emb_params": rows.half()}, {"ss_steps": "100"}),
         safetensors.torch.save({"clip_l": rows, "clip_g": rows.clone()}),
-        safetensors.torch.save({"<rex>": rows}, {"dti_export": '{"schema_version": 1}'}),
     ]
+
+
+def _exports() -> list[bytes]:
+    (data,) = _artifacts()
+    artifact = Artifact.from_bytes(data)
+    return [*convert(artifact, Path("rex.safetensors"), "diffusers").contents.values(), data]
 
 
 def damage(data: bytes, others: list[bytes], rng: random.Random) -> bytes:
@@ -205,6 +211,9 @@ READERS: Mapping[str, Reader] = {
         _damaged_artifact,
     ),
     "safetensors": Reader(parse_foreign, _safetensors, _damaged_header),
+    "export": Reader(
+        lambda data: exported_artifact(parse_foreign(data)), _exports, _damaged_header
+    ),
     "archive of torch.save": Reader(
         parse_foreign,
         lambda: [_pickled(each, is_zip=True) for each in _contents()],

@@ -1,5 +1,6 @@
 """Exports are opened by diffusers' own loader, and by the reading rules of the other programs."""
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeAlias
@@ -13,7 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.artifacts.exporters import convert, export
-from dti_engine.artifacts.importers import read_foreign
+from dti_engine.artifacts.importers import exported_artifact, read_foreign
 from dti_engine.artifacts.programs import PROGRAMS, takes
 from dti_engine.config import ExportFormat, Pooling
 from dti_engine.errors import ArtifactError, ArtifactFormatError, OutputError
@@ -340,10 +341,26 @@ def test_what_is_written_is_read_back(
     artifact = token_of(artifact_of, FAMILIES[family], 3)
     if not takes(format_name, FAMILIES[family]):
         return
-    written = export(artifact, tmp_path / "rex.safetensors", format_name)
+    written = export(artifact, tmp_path / "max.safetensors", format_name)
     found = read_foreign(*written.files)
     assert list(found.embeddings) == list(FAMILIES[family])
     assert equal(found.embeddings.values(), artifact)
+    again = exported_artifact(found)
+    assert again is not None
+    assert again.to_bytes() == artifact.to_bytes()
+
+
+def test_the_document_lists_every_program_with_its_models() -> None:
+    document = Path(__file__).parents[3] / "docs/how-to/other-programs.md"
+    rows = re.findall(
+        r"^\| `(\w+)` \|[^|]*\|([^|]*)\|[^|]*\|([^|]*)\|$", document.read_text(), re.M
+    )
+    short = {"Stable Diffusion 1": "SD 1", "Stable Diffusion 2": "SD 2"}
+    assert [name for name, _, _ in rows] == list(PROGRAMS)
+    for (_, models, place), program in zip(rows, PROGRAMS.values(), strict=True):
+        names = [short.get(family.name, family.name) for family in program.families]
+        assert [each.strip() for each in models.split(",")][: len(names)] == names
+        assert place.strip() == ("at the end" if program.pooling == "eos" else "at the token")
 
 
 def test_an_export_that_cannot_be_written_says_so(tmp_path: Path, artifact_of: ArtifactOf) -> None:
