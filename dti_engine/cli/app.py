@@ -13,6 +13,7 @@ from dti_engine.cli import generate as generation
 from dti_engine.cli import init as initialization
 from dti_engine.cli import inspect as inspection
 from dti_engine.cli import models
+from dti_engine.cli import push as publishing
 from dti_engine.cli import report as reporting
 from dti_engine.cli import train as training
 from dti_engine.cli.console import Commands, examples, mount, print_any_text
@@ -77,6 +78,7 @@ app.add_typer(models.app, name="models")
 mount(app, inspection.inspect, inspection.EXAMPLES)
 mount(app, exchange.export, exchange.EXPORT_EXAMPLES)
 mount(app, exchange.import_token, exchange.IMPORT_EXAMPLES, name="import")
+mount(app, publishing.push, publishing.EXAMPLES)
 
 
 def main() -> None:
