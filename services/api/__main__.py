@@ -13,6 +13,9 @@ from services.settings import ApiProcessSettings
 from services.storage.instrumented import InstrumentedStore
 from services.storage.open import open_store
 
+READY = "ready"
+"""The process prints this once it accepts connections."""
+
 
 def main() -> None:
     """Serve until a signal ends the process."""
@@ -32,7 +35,7 @@ def main() -> None:
             serve_pages(
                 {"/metrics": lambda: metrics_page(exporter)}, settings.metrics_port, settings.host
             )
-    server = Server(app, settings, settings.grace_s)
+    server = Server(app, settings, settings.grace_s, lambda: print(READY, flush=True))
     server.run()
     sys.exit(0 if server.started else 1)
 

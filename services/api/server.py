@@ -6,6 +6,8 @@ smuggle a request past a proxy. h11 ignores `Upgrade` and reads the body as what
 """
 
 import asyncio
+from collections.abc import Callable
+from socket import socket
 from types import FrameType
 from typing import cast
 
@@ -39,9 +41,22 @@ _NO_PLACE = (
 class Server(uvicorn.Server):
     """A uvicorn server that ends event streams before it waits for requests to finish."""
 
-    def __init__(self, app: FastAPI, settings: ServerSettings, grace_s: int) -> None:
-        """grace_s: time that requests have to finish after a signal."""
-        self._app = app
+    def __init__(
+        self,
+        app: FastAPI,
+        settings: ServerSettings,
+        grace_s: int,
+        on_listening: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Prepare a server.
+
+        Args:
+            app: The API.
+            settings: Where it listens, and its limits.
+            grace_s: The time that requests have to finish after a signal.
+            on_listening: Called once it accepts connections.
+        """
+        self._app, self._on_listening = app, on_listening
         edge = EdgeMiddleware(app, settings.trusted_proxies)
         self.places = Connections(
             connection_capacity(settings.max_connections), settings.max_connections_per_address
@@ -62,6 +77,12 @@ class Server(uvicorn.Server):
                 server_header=False,
             )
         )
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        """Begin to accept connections."""
+        await super().startup(sockets)
+        if self.started:
+            self._on_listening()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Shut down gracefully on a signal."""

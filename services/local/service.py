@@ -35,6 +35,9 @@ socket has at most 107.
 """
 
 _DRAIN_TIMEOUT_S = 60.0
+_PORT_TAKEN = "address already in use"
+"""The words of the system by which the API's log says that it cannot listen."""
+
 _MAX_LOG_BYTES = 2_000_000
 _MAX_LOGS_BYTES = 50_000_000
 
@@ -164,6 +167,14 @@ class LocalService:
                 time.sleep(0.1)
 
     def _api_is_ready(self) -> bool:
+        # Its own word first: another service that took the port at the same moment answers, too.
+        if not _printed_ready(self.api):
+            if _PORT_TAKEN in self.api.output():
+                raise SettingsError(
+                    f"another process took port {self.settings.port} while this service started: "
+                    "give another --port"
+                )
+            return False
         try:
             # Not by a proxy of the environment, which would look for 127.0.0.1 on its own host.
             answer = httpx.get(f"{self.url}/readyz", timeout=2, trust_env=False)

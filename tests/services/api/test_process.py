@@ -23,6 +23,7 @@ def _process(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[s
     process = subprocess.Popen(
         [sys.executable, "-m", "services.api", *arguments],
         env=os.environ | environment,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -51,6 +52,8 @@ def test_the_process_serves_a_store_and_ends_streams_on_a_signal(
     order = {"subjects": [{"id": "rex", "bundle": "0" * 64}]}
     with _process("--store", str(tmp_path), "--port", "0") as process:
         url = _url(process)
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
         assert httpx.get(f"{url}/readyz").status_code == 200
         response = httpx.post(f"{url}/v1/training-jobs", json=order, headers=headers)
         assert response.status_code == 202

@@ -94,7 +94,9 @@ def port() -> Iterator[int]:
 def test_a_proxy_is_not_asked_for_this_host(
     port: int, service: Callable[..., LocalService]
 ) -> None:
-    assert service(port=port)._api_is_ready()
+    local = service(port=port)
+    local.api.log.write_text("ready\n")
+    assert local._api_is_ready()
     here, other = f"http://127.0.0.1:{port}", "http://service.example"
     for server in (here, other):  # a store on this host, and a service that is elsewhere
         with HttpConnection(ServerConfig(server, "key"), retry_for_s=0) as connection:
@@ -143,6 +145,16 @@ def test_a_port_that_is_taken_is_said_before_anything_starts(
     with pytest.raises(SettingsError, match=rf"port {port} .*--port"):
         local.__enter__()
     assert [process.starts for process in local._processes()] == [0] * 5
+
+
+def test_a_port_that_another_service_takes_meanwhile_is_not_taken_for_ours(
+    port: int, service: Callable[..., LocalService]
+) -> None:
+    local = service(port=port)
+    assert not local._api_is_ready()
+    local.api.log.write_text('{"event": "[Errno 98] ...: address already in use"}\n')
+    with pytest.raises(SettingsError, match=f"took port {port}.*another --port"):
+        local._api_is_ready()
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no such host"])
