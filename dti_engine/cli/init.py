@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from dti_engine.cli import options
-from dti_engine.cli.console import print_json, print_paths, say, warn
+from dti_engine.cli.console import print_json, print_paths, quiet_libraries, say, warn
 from dti_engine.cli.subjects import placeholder_of
-from dti_engine.errors import ConfigurationError, InvalidBundleError
+from dti_engine.errors import ConfigurationError, InvalidBundleError, ModelLoadError
 from dti_engine.files import atomic_write, unused_path
-from dti_engine.images.bundles.schema import Kind
+from dti_engine.images.bundles.schema import Kind, parse
 from dti_engine.text.captions import CAPTION_TEMPLATES
 
 if TYPE_CHECKING:
@@ -73,7 +73,9 @@ def init(
         _require_writable(folder, force=force)
     documents = list[dict[str, Any]]()
     for folder in folders:
-        word = class_word or _class_word(folder, may_ask=not as_json)
+        word = class_word
+        if word is None:
+            word = _class_word(folder, may_ask=not as_json)
         document = _write(folder, word, placeholder, kind, resolution)
         documents.append(document)
         if not as_json:
@@ -122,7 +124,24 @@ def _class_word(folder: Path, *, may_ask: bool) -> str:
             "word, such as dog"
         )
     question = f"What is in {folder.resolve().name}? The nearest common word, such as dog"
-    return typer.prompt(question, default=suggested_word(folder.resolve().name), err=True).strip()
+    suggestion = _seen_word(folder) or suggested_word(folder.resolve().name)
+    return typer.prompt(question, default=suggestion, err=True).strip()
+
+
+def _seen_word(folder: Path) -> str | None:
+    """Return the word for what SigLIP sees, if the package and the model are on this machine.
+
+    Raises: InvalidBundleError if training would refuse the folder.
+    """
+    from dti_engine.images.bundles.bundle import load_bundle
+
+    quiet_libraries(downloading=False)
+    try:
+        from dti_engine.scorers.siglip import likely_class_word
+
+        return likely_class_word([image.image for image in load_bundle(folder).images])
+    except (ModuleNotFoundError, ModelLoadError):
+        return None  # a suggestion is a convenience: without one, the name of the folder serves
 
 
 def _is_interactive() -> bool:
@@ -140,7 +159,8 @@ def _write(
 ) -> dict[str, Any]:
     """Write bundle.json and the sheet of crops of a folder, and return what was found.
 
-    Raises: InvalidBundleError if training would refuse the folder; OutputError.
+    Raises: InvalidBundleError if training would refuse the folder; ConfigurationError if the
+        options are not valid in bundle.json; OutputError.
     """
     from dti_engine.images.bundles.bundle import load_bundle
     from dti_engine.images.bundles.reader import DESCRIPTION
@@ -153,6 +173,11 @@ def _write(
     name = placeholder or placeholder_of(folder, bundle.description)
     kind = kind or bundle.description.kind
     description = _description(bundle, word, name, kind)
+    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+    if errors := parse(text.encode())[1]:
+        raise ConfigurationError(
+            f"the options give no valid {DESCRIPTION}: {errors[0].reason}; give others"
+        )
     sheet = contact_sheet(
         bundle,
         resolution=resolution,
@@ -161,7 +186,6 @@ def _write(
     )
     target = unused_path(folder / _SHEET, lambda path: is_plain_png(path.read_bytes()))
     atomic_write(target, plain_png(sheet))
-    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
     atomic_write(folder / DESCRIPTION, text.encode())
     return {
         "bundle_json": str(folder / DESCRIPTION),
@@ -191,7 +215,7 @@ def _description(
         if image.caption is not None:
             images.setdefault(image.name, {})["caption"] = image.caption
     decided = {"placeholder": placeholder, "initializer": word, "kind": kind, "images": images}
-    return kept | {name: value for name, value in decided.items() if value}
+    return kept | {name: value for name, value in decided.items() if value not in (None, {})}
 
 
 def _say(document: dict[str, Any]) -> None:

@@ -16,6 +16,18 @@ from dti_engine.errors import ModelLoadError
 from dti_engine.scorers import SIGLIP
 from dti_engine.scorers.vision_model import Preprocessing, find_weights, load_model
 
+_CLASS_WORDS = """
+    airplane apple backpack bag ball bear bicycle bird boat book boot bottle bowl box boy bracelet
+    building bus cake camera can candle car cartoon castle cat chair clock coat cow cup dinosaur dog
+    doll door dragon dress duck elephant figurine fish flower fox frog game garden girl glasses
+    guitar hat headphones helmet horse house instrument jacket jar jewelry keyboard lamp laptop lion
+    lizard logo man monkey monster motorcycle mouse mug necklace owl painting panda parrot pen
+    penguin person phone pig pizza plant plate pot puppet purse rabbit radio ring robot rug sandwich
+    sculpture sheep ship shirt shoe sneaker snake sofa spoon squirrel statue stool suitcase
+    sunglasses sword table teapot tiger toy tractor train tree truck turtle umbrella vase violin
+    wallet watch window wolf woman
+"""
+_MAX_IMAGES = 4  # of a subject, which is in each of them; one takes a second on a CPU
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _END = "</s>"  # the end of a text, and its padding
 
@@ -153,8 +165,7 @@ class Siglip:
 
         Source: Zhai et al. 2023, "Sigmoid Loss for Language Image Pre-Training", section 3.2.
         """
-        pixels = self._preprocessing(images).to(self._model.device)
-        image_features = _unit(self._model.vision_model(pixel_values=pixels).pooler_output)
+        image_features = self._image_features(images)
         # Text by text, so that a text's features do not depend on the batch that it came in.
         text_features = torch.stack([self._features(text) for text in texts])
         cosines = (image_features * text_features).sum(dim=-1)
@@ -162,6 +173,17 @@ class Siglip:
         logits = cosines * self._model.logit_scale.exp() + self._model.logit_bias
         pairs = zip(logits.sigmoid().tolist(), cosines.tolist(), strict=True)
         return [PromptScore(probability, cosine) for probability, cosine in pairs]
+
+    @torch.inference_mode()
+    def cosines(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
+        """Return the cosine of every image with every text, (images, texts)."""
+        text_features = torch.stack([self._features(text) for text in texts])
+        return self._image_features(images) @ text_features.T
+
+    def _image_features(self, images: Sequence[Image.Image]) -> Tensor:
+        """Return (B, d) unit vectors."""
+        pixels = self._preprocessing(images).to(self._model.device)
+        return _unit(self._model.vision_model(pixel_values=pixels).pooler_output)
 
     def _features(self, text: str) -> Tensor:
         if text not in self._text_features:
@@ -176,6 +198,25 @@ class Siglip:
 def scored_text(template: str, class_noun: str) -> str:
     """Return a prompt in plain words: `a {} here` becomes `a dog here.` for the class noun dog."""
     return template.replace("{}", class_noun) + "."
+
+
+def likely_class_word(images: Sequence[Image.Image], weights: str | Path = SIGLIP) -> str | None:
+    """Return the common noun that fits images of one subject best on average.
+
+    It is a suggestion: a breed is seen as its species. Return None if the model is not on this
+    machine, since nothing is downloaded.
+
+    Raises:
+        ModelLoadError: The model on this machine is damaged.
+    """
+    try:
+        folder = find_weights(weights, download=False)
+    except ModelLoadError:
+        return None
+    words = _CLASS_WORDS.split()
+    texts = [scored_text("a photo of a {}", word) for word in words]
+    cosines = Siglip.load(folder).cosines(images[:_MAX_IMAGES], texts)
+    return words[int(cosines.mean(dim=0).argmax())]
 
 
 def _unit(features: Tensor) -> Tensor:

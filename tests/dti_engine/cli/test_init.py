@@ -10,11 +10,18 @@ from typer.testing import CliRunner, Result
 
 from dti_engine.cli import init as initialization
 from dti_engine.cli.app import app
+from dti_engine.errors import ModelLoadError
 from dti_engine.images.bundles.bundle import load_bundle
+from dti_engine.scorers import siglip
 
 
 def dti(*arguments: object, typed: str | None = None) -> Result:
     return CliRunner().invoke(app, [str(each) for each in arguments], input=typed)
+
+
+def _find_nothing(name: str, *, download: bool) -> Path:
+    assert not download
+    raise ModelLoadError(f"{name} is not in the cache")
 
 
 @pytest.fixture
@@ -88,10 +95,31 @@ def test_a_person_is_asked_with_a_word_from_the_name_of_the_folder(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(initialization, "_is_interactive", lambda: True)
+    monkeypatch.setattr(siglip, "find_weights", _find_nothing)
     result = dti("init", folder, typed="\n")
     assert result.exit_code == 0, result.stderr
     assert "[dog]" in result.stderr
     assert json.loads((folder / "bundle.json").read_text())["initializer"] == "dog"
+
+
+def test_a_vision_language_model_on_this_machine_suggests_the_word(
+    folder: Path, tiny_scorers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tiny_scorers / "siglip-base-patch16-512"
+    photos = [image.image for image in load_bundle(folder).images]
+    expected = siglip.likely_class_word(photos, weights)  # of random weights, so any word
+    assert expected
+
+    def find(name: str, *, download: bool) -> Path:
+        assert not download
+        return weights
+
+    monkeypatch.setattr(siglip, "find_weights", find)
+    monkeypatch.setattr(initialization, "_is_interactive", lambda: True)
+    result = dti("init", folder, typed="\n")
+    assert result.exit_code == 0, result.stderr
+    assert f"[{expected}]" in result.stderr
+    assert json.loads((folder / "bundle.json").read_text())["initializer"] == expected
 
 
 def test_a_script_has_to_give_the_word_unless_the_data_set_says_it(
@@ -122,3 +150,11 @@ def test_what_is_no_folder_is_refused(folder: Path, tmp_path: Path) -> None:
         result = dti("init", path, "--class-word", "dog")
         assert result.exit_code == 2
         assert reason in result.stderr
+
+
+@pytest.mark.parametrize("options", [["--class-word", ""], ["--placeholder", "rex"]])
+def test_options_that_bundle_json_cannot_have_are_refused(folder: Path, options: list[str]) -> None:
+    result = dti("init", folder, "--class-word", "dog", *options)
+    assert result.exit_code == 2
+    assert not (folder / "bundle.json").exists()
+    assert not (folder / "crops.png").exists()

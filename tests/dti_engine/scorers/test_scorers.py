@@ -56,6 +56,8 @@ def test_prompt_scores_are_the_sigmoid_of_the_models_own_logits(
     cosines = (reference.image_embeds * reference.text_embeds).sum(dim=-1)
     assert [each.cosine for each in found] == pytest.approx(cosines.tolist(), abs=1e-5)
     assert len({round(each.cosine, 4) for each in found}) == 3
+    every = Siglip.load(folder).cosines(images, TEXTS)
+    assert every.diagonal().tolist() == pytest.approx(cosines.tolist(), abs=1e-5)
 
 
 def test_a_score_does_not_depend_on_the_images_beside_it(
