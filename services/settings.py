@@ -16,10 +16,9 @@ from typing import Annotated, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from services.api_settings import ServerSettings, ShareSettings
 from services.contracts.models import MINIATURE, ServedModels, read_models
 from services.environment import EnvironmentSettings
-from services.server_settings import ServerSettings
-from services.share_settings import ShareSettings
 
 _SHUTDOWN_RESERVE_S = 30
 """Time by which the API outlives the longest request for images after SIGTERM."""

@@ -43,7 +43,7 @@ _LEASE_S = 600
 # `python -m services.training` with a line that says when its imports are done.
 _PROGRAM = """
 import time
-import services.training.factory
+import services.training.worker
 from services.training.__main__ import main
 print(time.time(), flush=True)
 main()

@@ -37,16 +37,10 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class NoiseObjective:
-    """Noise prediction: eps from sqrt(a_t) x + sqrt(1 - a_t) eps.
-
-    a_t = alphas_cumprod[t], (T,) fp32.
-
-    Source: Ho et al. 2020, eq. 4 and 14.
-    """
+class _DiffusionObjective:
+    """The mixture sqrt(a_t) x + sqrt(1 - a_t) eps, where a_t = alphas_cumprod[t], (T,) fp32."""
 
     alphas_cumprod: Tensor
-    name: str = "noise"
 
     def timesteps(self, u: Tensor) -> Tensor:
         return _discrete(u, len(self.alphas_cumprod))
@@ -54,6 +48,16 @@ class NoiseObjective:
     def noisy(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         signal, spread = _amplitudes(self.alphas_cumprod, t)
         return signal * latents + spread * noise
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseObjective(_DiffusionObjective):
+    """Noise prediction: eps from the mixture.
+
+    Source: Ho et al. 2020, eq. 4 and 14.
+    """
+
+    name: str = "noise"
 
     def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         return noise
@@ -64,21 +68,13 @@ class NoiseObjective:
 
 
 @dataclass(frozen=True, eq=False)
-class VelocityObjective:
-    """Velocity prediction: sqrt(a_t) eps - sqrt(1 - a_t) x, from the mixture of `NoiseObjective`.
+class VelocityObjective(_DiffusionObjective):
+    """Velocity prediction: sqrt(a_t) eps - sqrt(1 - a_t) x, from the mixture.
 
     Source: Salimans and Ho 2022, appendix D.
     """
 
-    alphas_cumprod: Tensor
     name: str = "velocity"
-
-    def timesteps(self, u: Tensor) -> Tensor:
-        return _discrete(u, len(self.alphas_cumprod))
-
-    def noisy(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        signal, spread = _amplitudes(self.alphas_cumprod, t)
-        return signal * latents + spread * noise
 
     def target(self, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         signal, spread = _amplitudes(self.alphas_cumprod, t)

@@ -30,13 +30,15 @@ from dti_engine.demo.images import (
     strip_files,
     strip_fractions,
 )
-from dti_engine.demo.page import contact_sheet, render_local, save_results
 from dti_engine.demo.results import (
     LikenessScale,
     LocalDemoResults,
     Strip,
     TrainedDemoSubject,
     TrainingCurve,
+    contact_sheet,
+    render_local,
+    save_results,
 )
 from dti_engine.errors import ModelLoadError
 from dti_engine.files import atomic_write, environment

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from services.api.dependencies import GUARDED, AppStateDep, CurrentPrincipal
 from services.api.jobs.schemas import JOB, IdCursor, PageLimit, example
 from services.api.openapi import problems
-from services.api.threads import FairRoute
+from services.api.shares import FairRoute
 from services.auth.authenticator import Principal
 from services.errors import DamagedRecordError
 from services.ledger.keys import tenant_folder

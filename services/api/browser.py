@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse, Response
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.api.threads import FairRoute
+from services.api.shares import FairRoute
 
 router = APIRouter(include_in_schema=False, route_class=FairRoute)
 

@@ -15,7 +15,7 @@ from services.api.dependencies import GUARDED, AppStateDep, CurrentPrincipal
 from services.api.jobs.schemas import example
 from services.api.middleware.openai_errors import OpenAIProblem
 from services.api.openapi import problems
-from services.api.threads import FairRoute
+from services.api.shares import FairRoute
 from services.auth.tenants import Limits
 from services.contracts.models import ServedModels, find_model
 

@@ -21,7 +21,7 @@ from services.api.dependencies import GUARDED, AppState, AppStateDep, CurrentPri
 from services.api.jobs.schemas import PageLimit, example
 from services.api.openapi import problems
 from services.api.problems import invalid_request
-from services.api.threads import FairRoute
+from services.api.shares import FairRoute
 from services.auth.authenticator import Principal
 from services.contracts.jobs import WireModel
 from services.contracts.training import Digest

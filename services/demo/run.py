@@ -25,8 +25,7 @@ from dti_engine.demo.images import (
     strip_files,
     strip_fractions,
 )
-from dti_engine.demo.page import render, save_results
-from dti_engine.demo.results import DemoResults, DemoSubject
+from dti_engine.demo.results import DemoResults, DemoSubject, render, save_results
 from dti_engine.demo.run import StageClock
 from dti_engine.errors import GenerationFailedError, TrainingFailedError
 from dti_engine.files import atomic_write, environment

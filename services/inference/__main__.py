@@ -18,8 +18,7 @@ import uvicorn
 from dti_engine import __version__
 from services import logs, metrics
 from services.errors import SettingsError
-from services.inference.serve_config import serve_config
-from services.inference.spec import EngineSpec
+from services.inference.spec import EngineSpec, serve_config
 from services.metrics import PrometheusMetrics
 from services.process import exit_on_error, on_termination
 from services.settings import (

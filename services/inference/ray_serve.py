@@ -26,8 +26,7 @@ from starlette.responses import Response
 from services import logs, metrics
 from services.contracts.models import MAX_CALIBRATED_BATCH_SIZE
 from services.errors import SettingsError
-from services.inference.serve_config import DEPLOYMENT
-from services.inference.spec import EngineSpec
+from services.inference.spec import DEPLOYMENT, EngineSpec
 from services.metrics.ray_exporter import RayMetrics
 from services.settings import EngineSecret
 
@@ -68,7 +67,7 @@ def application(spec: EngineSpec) -> serve.Application:
     """Return the Serve application of one served model, with one replica.
 
     The configuration says how many replicas there are, and how long one that is stopped may finish
-    its requests (`services.inference.serve_config`).
+    its requests (`services.inference.spec`).
     """
     generation = spec.model.generation
     batch_size = generation.batch_size or MAX_CALIBRATED_BATCH_SIZE

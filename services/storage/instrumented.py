@@ -1,10 +1,11 @@
-"""A store that times its calls and counts its failures."""
+"""Stores around other stores; one of them times its calls and counts its failures."""
 
 import time
-from collections.abc import Generator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, TypeVar
 
 from services import metrics
 from services.errors import (
@@ -22,44 +23,57 @@ from services.storage.interface import Head, Object, Page, PresignedPost, Retent
 _ANSWERS = (NotFoundError, PreconditionFailedError, InvalidKeyError, InvalidRangeError)
 """Answers of a store that works: not failures."""
 
+T = TypeVar("T")
 
-class InstrumentedStore:
-    """A store with metrics, which are recorded by the metrics of this process."""
+
+class ForwardingStore(ABC):
+    """A store that passes calls on to another one: those that send a request by `_forward`."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
+
+    @abstractmethod
+    def _forward(
+        self,
+        operation: str,
+        key: str,
+        call: Callable[[], T],
+        *,
+        body: bytes | BinaryIO = b"",
+        expected: str | None = None,
+    ) -> T:
+        """Make a call, and return its result; the other arguments say which one it is."""
 
     @property
     def url(self) -> str:
         return self._store.url
 
     def read(self, key: str, *, start: int = 0, length: int | None = None) -> Object:
-        with _measure("read"):
-            return self._store.read(key, start=start, length=length)
+        return self._forward("read", key, lambda: self._store.read(key, start=start, length=length))
 
     def head(self, key: str) -> Head:
-        with _measure("head"):
-            return self._store.head(key)
+        return self._forward("head", key, lambda: self._store.head(key))
 
     def create(self, key: str, body: bytes) -> str:
-        with _measure("create"):
-            return self._store.create(key, body)
+        return self._forward("create", key, lambda: self._store.create(key, body), body=body)
 
     def replace(self, key: str, body: bytes, *, expected: str) -> str:
-        with _measure("replace"):
+        def call() -> str:
             return self._store.replace(key, body, expected=expected)
 
+        return self._forward("replace", key, call, body=body, expected=expected)
+
     def put(self, key: str, body: bytes | BinaryIO) -> str:
-        with _measure("put"):
-            return self._store.put(key, body)
+        return self._forward("put", key, lambda: self._store.put(key, body), body=body)
 
     def delete(self, key: str) -> None:
-        with _measure("delete"):
-            self._store.delete(key)
+        self._forward("delete", key, lambda: self._store.delete(key))
 
     def delete_if(self, key: str, *, expected: str) -> None:
-        with _measure("delete_if"):
+        def call() -> None:
             self._store.delete_if(key, expected=expected)
+
+        self._forward("delete_if", key, call, expected=expected)
 
     def list(
         self,
@@ -69,14 +83,15 @@ class InstrumentedStore:
         delimiter: Literal["", "/"] = "",
         limit: int = 1000,
     ) -> Page:
-        with _measure("list"):
+        def call() -> Page:
             return self._store.list(prefix, after=after, delimiter=delimiter, limit=limit)
 
-    def now(self) -> datetime:
-        with _measure("now"):
-            return self._store.now()
+        return self._forward("list", prefix, call)
 
-    # Presigning sends no request, so that there is nothing to measure.
+    def now(self) -> datetime:
+        return self._forward("now", "", self._store.now)
+
+    # Presigning sends no request.
     def presigned_post(
         self, key: str, *, max_bytes: int, expires_s: int, sha256: str = ""
     ) -> PresignedPost | None:
@@ -92,13 +107,27 @@ class InstrumentedStore:
         )
 
     def retention(self) -> Retention:
+        return self._store.retention()
+
+    def purge_versions(self, prefix: str) -> int:
+        return self._store.purge_versions(prefix)
+
+
+class InstrumentedStore(ForwardingStore):
+    """A store with metrics, which are recorded by the metrics of this process."""
+
+    def _forward(self, operation: str, key: str, call: Callable[[], T], **arguments: object) -> T:
+        with _measure(operation):
+            return call()
+
+    def retention(self) -> Retention:
         with _measure("retention"):
-            return self._store.retention()
+            return super().retention()
 
     def purge_versions(self, prefix: str) -> int:
         # Only erasures ask for it: it counts as a deletion instead of as ten more series.
         with _measure("delete"):
-            return self._store.purge_versions(prefix)
+            return super().purge_versions(prefix)
 
     def for_leases(self) -> "InstrumentedStore":
         return InstrumentedStore(self._store.for_leases())

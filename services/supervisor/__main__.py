@@ -20,7 +20,7 @@ from services.storage.instrumented import InstrumentedStore
 from services.storage.open import open_store
 from services.storage.probe_record import wait_until_probed
 from services.supervisor.supervisor import Supervisor
-from services.training.spec import WorkerSpec
+from services.training.pool import WorkerSpec
 from services.webhooks.deliverer import Deliverer, DeliveryResult
 from services.webhooks.targets import WebhookSettings
 

@@ -10,7 +10,7 @@ from services.errors import SettingsError
 from services.metrics import PrometheusMetrics
 from services.process import exit_on_error, on_termination
 from services.settings import WorkerProcessSettings
-from services.training.spec import WorkerSpec
+from services.training.pool import WorkerSpec
 
 
 def main() -> None:

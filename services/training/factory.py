@@ -13,7 +13,7 @@ from services.storage.interface import Store
 from services.storage.open import open_store
 from services.storage.probe_record import wait_until_probed
 from services.training.metrics import WorkerMetrics
-from services.training.spec import WorkerSpec
+from services.training.pool import WorkerSpec
 from services.training.worker import TrainingWorker, Watchdog
 
 log = logs.logger(__name__)

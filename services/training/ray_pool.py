@@ -23,8 +23,7 @@ from services import logs, metrics
 from services.errors import SettingsError
 from services.metrics.ray_exporter import RayMetrics
 from services.process import error_boundary
-from services.training.pool import ClusterNode, UnresponsiveWorkers, WorkerStatus
-from services.training.spec import WorkerSpec
+from services.training.pool import ClusterNode, UnresponsiveWorkers, WorkerSpec, WorkerStatus
 
 if TYPE_CHECKING:
     from services.training.worker import TrainingWorker

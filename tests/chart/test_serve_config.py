@@ -12,7 +12,7 @@ from chart.rendering import ROOT, STORE, Chart, environment
 from chart.test_profiles import Profile, profiles
 
 from services.contracts.models import read_models
-from services.inference.serve_config import serve_config
+from services.inference.spec import serve_config
 
 MODELS: dict[str, dict[str, Any]] = {
     "only weights and recipe": {},

@@ -125,8 +125,8 @@ def submit_one(
 def pool_on(
     ledger: Ledger, silence: float = 600, names: Sequence[str] = ("miniature",), **changes: object
 ) -> Any:
+    from services.training.pool import WorkerSpec
     from services.training.ray_pool import RayPool
-    from services.training.spec import WorkerSpec
 
     model = ServedModel.model_validate(MINIATURE["miniature"].model_dump() | changes)
     settings = ledger.settings

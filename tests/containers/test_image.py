@@ -132,7 +132,7 @@ def test_modules_of_an_image_are_compiled(target: str, request: pytest.FixtureRe
 def test_the_ray_image_imports_what_the_cluster_runs(ray_image: Image) -> None:
     modules = (
         "torch, ray.serve, ray.train, diffusers, transformers, sentencepiece, scipy, "
-        "services.inference.ray_serve, services.training.factory, services.supervisor.supervisor, "
+        "services.inference.ray_serve, services.training.worker, services.supervisor.supervisor, "
         "services.api.app, services.dispatch.dispatcher"
     )
     options = (*READ_ONLY, *RAY_FOLDERS)

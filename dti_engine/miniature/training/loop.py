@@ -27,7 +27,7 @@ from dti_engine.miniature.world.scenes import example
 StageProgress = dict[str, float]  # "step": steps done; "seconds": the time they took
 
 
-def atomic_write(path: Path, write: Callable[[Path], Any]) -> None:
+def atomic_save(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file at `path` by `write`, atomically."""
     # The name is not unique, as one process at a time writes a file of a work folder.
     unfinished = path.with_name(f"unfinished-{path.name}")
@@ -43,7 +43,7 @@ def stored_tensor(path: Path, length: int, make: Callable[[], Tensor]) -> Tensor
             return found
     began = time.monotonic()
     tensor = make()
-    atomic_write(path, lambda unfinished: torch.save(tensor, unfinished))
+    atomic_save(path, lambda unfinished: torch.save(tensor, unfinished))
     record_progress(path.parent, path.stem, step=length, seconds=time.monotonic() - began)
     return tensor
 
@@ -51,7 +51,7 @@ def stored_tensor(path: Path, length: int, make: Callable[[], Tensor]) -> Tensor
 def record_progress(work: Path, stage: str, *, step: int, seconds: float) -> None:
     """Record the progress of a stage, and the time that it took in all its runs."""
     text = json.dumps({"step": step, "seconds": round(seconds, 1)})
-    atomic_write(work / f"{stage}.json", lambda unfinished: unfinished.write_text(text))
+    atomic_save(work / f"{stage}.json", lambda unfinished: unfinished.write_text(text))
 
 
 def read_progress(work: Path, stage: str) -> StageProgress | None:
@@ -168,7 +168,7 @@ class _Run:
             "step": self.step,
             "seconds": self.seconds,
         }
-        atomic_write(path, lambda unfinished: torch.save(state, unfinished))
+        atomic_save(path, lambda unfinished: torch.save(state, unfinished))
 
     def load(self, path: Path) -> None:
         """Restore a checkpoint.
@@ -228,7 +228,7 @@ def _holds(path: Path, start: int, stop: int) -> bool:
 
 def _draw_shard(path: Path, ends: tuple[int, int]) -> None:
     drawn = np.stack([np.asarray(draw(example(seed).scene)) for seed in range(*ends)])
-    atomic_write(path, lambda unfinished: np.save(unfinished, drawn))
+    atomic_save(path, lambda unfinished: np.save(unfinished, drawn))
 
 
 def batch_indices(step: int, batch_size: int, size: int, *, stream: int) -> np.ndarray:

@@ -1,19 +1,23 @@
 """The stages of the recipe, and their sizes for two CPU cores or for a GPU.
 
-Each part is trained when needed, or loaded from the work folder.
+Each part is trained when needed, or loaded from the work folder. The last stage exports the
+miniature into a folder that diffusers opens.
 """
 
 import json
+import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -22,12 +26,12 @@ from dti_engine.miniature.examine import COUNT, examine, publish
 from dti_engine.miniature.model_card import FACTS, write_card
 from dti_engine.miniature.pipeline import to_pixels
 from dti_engine.miniature.progress import Report
-from dti_engine.miniature.scorer import Scorer
+from dti_engine.miniature.scorer import Scorer, save_scorer
 from dti_engine.miniature.training import text_encoder as text
-from dti_engine.miniature.training.export import Parts, commit, export
 from dti_engine.miniature.training.loop import (
     LossOf,
     Schedule,
+    atomic_save,
     fit,
     images,
     read_progress,
@@ -41,6 +45,7 @@ from dti_engine.miniature.training.networks import (
     make_scorer_loss,
     new_autoencoder,
     new_denoiser,
+    new_scheduler,
     set_scaling,
 )
 from dti_engine.miniature.training.text_encoder import new_tokenizer, world_words
@@ -261,3 +266,65 @@ class Stages:
 
     def _fit(self, name: str, model: nn.Module, loss_of: LossOf, training: Training) -> None:
         fit(name, model, loss_of, training.schedule, self._work, report=self._report)
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The trained parts of a miniature."""
+
+    autoencoder: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    denoiser: UNet2DConditionModel
+    scorer: Scorer
+
+
+def export(parts: Parts, folder: Path) -> None:
+    """Write the model in the ordinary diffusers layout, and the scorer beside it."""
+    build: Any = StableDiffusionPipeline  # its annotations require the optional parts
+    pipeline = build(
+        vae=parts.autoencoder,
+        text_encoder=parts.text_encoder,
+        tokenizer=parts.tokenizer,
+        unet=parts.denoiser,
+        scheduler=new_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)
+    save_scorer(parts.scorer, folder / "scorer.safetensors")
+    for file in folder.rglob("*.safetensors"):
+        halve(file)
+
+
+def halve(file: Path) -> None:
+    """Rewrite a file's weights in half precision.
+
+    Only the file shrinks: configs still state float32, in which libraries compute, on CPUs too.
+    Training ran in bfloat16, whose resolution of weights is coarser than half precision.
+    """
+    weights = load_file(file)
+    halves = {key: w.half() if w.is_floating_point() else w for key, w in weights.items()}
+    # transformers refuses a file without a format in its metadata.
+    atomic_save(file, lambda unfinished: save_file(halves, unfinished, {"format": "pt"}))
+
+
+_SOURCE = Path(__file__).parents[1]  # of the miniature, its world included
+
+
+def commit() -> str | None:
+    """Return the last commit that changed the miniature's source, or None where git has none."""
+    try:
+        revision = _git("log", "-1", "--format=%H", "--", "*.py")
+        changed = _git("status", "--porcelain", "--", "*.py")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    if not revision:
+        return None
+    return f"{revision}, with changes not yet committed" if changed else revision
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(_SOURCE), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

@@ -14,7 +14,7 @@ from services.api.erasures.receipts import ID_LENGTH, Erasure, ErasureCounts, Wh
 from services.api.erasures.selection import Target
 from services.api.jobs.schemas import JOB_PATTERN, PageLimit, example
 from services.api.openapi import problems
-from services.api.threads import FairRoute
+from services.api.shares import FairRoute
 from services.contracts.jobs import WireModel
 
 router = APIRouter(

@@ -34,7 +34,7 @@ from services.api.jobs.routes import (
     submit_job,
 )
 from services.api.openapi import body_of, plain_problems, problems, raw
-from services.api.threads import FairRoute
+from services.api.shares import FairRoute
 from services.api.tokens.index import TokenIndex
 from services.contracts.jobs import ItemState
 from services.ledger.deletion import delete_item

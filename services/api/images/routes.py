@@ -27,7 +27,7 @@ from services.api.images.store import PNG
 from services.api.jobs.schemas import JOB, IdCursor, PageLimit, example
 from services.api.middleware.openai_errors import OpenAIProblem
 from services.api.openapi import body_of, plain_problems, problems, raw
-from services.api.threads import FairRoute
+from services.api.shares import FairRoute
 from services.contracts.generation import Event
 
 router = APIRouter(

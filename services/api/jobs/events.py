@@ -15,7 +15,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from services import logs
 from services.api.jobs.schemas import Job
-from services.api.threads import RequestThreads
+from services.api.shares import RequestThreads
 from services.contracts.models import ServedModels
 from services.errors import (
     DeletedError,

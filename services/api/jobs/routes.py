@@ -21,7 +21,7 @@ from services.api.jobs import schemas
 from services.api.jobs.events import JobSubscription
 from services.api.openapi import problems
 from services.api.problems import invalid_request
-from services.api.threads import FairRoute
+from services.api.shares import FairRoute
 from services.auth.authenticator import Principal
 from services.contracts.jobs import ItemState, JobRequest, Kind
 from services.errors import ConflictError, QuotaError, UnknownJobError

@@ -13,8 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dti_engine.errors import DTIError
 from services import logs
 from services.api.problems import error_response, problem_response
-from services.api.shares import ApiShares
-from services.api.threads import RequestThreads, network_of
+from services.api.shares import ApiShares, RequestThreads, network_of
 from services.auth.authenticator import Authenticator, Principal
 from services.auth.rate_limit import AttemptLimiter, RateLimiter
 from services.auth.scopes import permits

@@ -24,7 +24,7 @@ from services.api.dependencies import GUARDED, AppStateDep, CurrentPrincipal
 from services.api.jobs.schemas import JOB, JOB_PATTERN, PageLimit, example
 from services.api.openapi import problems, raw
 from services.api.problems import invalid_request
-from services.api.threads import FairRoute
+from services.api.shares import FairRoute
 from services.api.tokens.index import TokenIndex, read_indexed_token
 from services.errors import UnknownJobError
 from services.ledger import deletion

@@ -11,9 +11,15 @@ import pytest
 from PIL import ExifTags, Image, ImageCms
 
 from dti_engine.errors import InvalidImageError
-from dti_engine.images.color_profiles import declared_profiles
+from dti_engine.images.color_profiles import (
+    ADOBE_RGB,
+    H273_PRIMARIES,
+    SRGB,
+    SRGB_CURVE,
+    declared_profiles,
+    icc_profile,
+)
 from dti_engine.images.decode import decode_image, decode_mask
-from dti_engine.images.icc import ADOBE_RGB, H273_PRIMARIES, SRGB, SRGB_CURVE, icc_profile
 
 COLOURS = ((230, 60, 40), (60, 200, 80), (30, 60, 200), (200, 160, 130), (120, 120, 120), (9, 7, 8))
 P3, REC_2020 = H273_PRIMARIES[12], H273_PRIMARIES[9]

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from dti_engine.miniature.scorer import ScoredImage, Scorer, load_scorer, read, save_scorer
-from dti_engine.miniature.training.export import halve
+from dti_engine.miniature.training.stages import halve
 from dti_engine.miniature.world.drawing import draw
 from dti_engine.miniature.world.scenes import Scene, example, portrait
 from dti_engine.miniature.world.vocabulary import BACKGROUNDS, held_out_looks

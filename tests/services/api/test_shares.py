@@ -17,8 +17,7 @@ from fastapi.routing import APIRoute
 from stub_engine import SECRET, StubEngine
 
 from services.api.app import ROUTERS
-from services.api.shares import ApiShares
-from services.api.threads import FairRoute
+from services.api.shares import ApiShares, FairRoute
 from services.settings import ApiSettings
 
 SETTINGS: dict[str, Any] = {

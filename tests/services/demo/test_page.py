@@ -4,8 +4,7 @@ import re
 from pathlib import Path
 
 from dti_engine.demo.images import NUM_STRIP_IMAGES, draw_references
-from dti_engine.demo.page import render
-from dti_engine.demo.results import DemoImage, LikenessScale, Strip, StripImage
+from dti_engine.demo.results import DemoImage, LikenessScale, Strip, StripImage, render
 from dti_engine.miniature.world.subjects import demo_prompts, held_out_subjects
 from services.demo import run
 from services.demo.figures import ServiceFigure

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from services.contracts.models import MINIATURE, ServedModel
-from services.inference.serve_config import serve_config
-from services.inference.spec import EngineSpec
+from services.inference.spec import EngineSpec, serve_config
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Ray's own schemas use what pydantic has deprecated.

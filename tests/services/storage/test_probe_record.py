@@ -18,7 +18,7 @@ from services.storage.interface import Retention
 from services.storage.memory import MemoryStore
 from services.storage.probe_record import KEY, ensure_probed, find_record, wait_until_probed
 from services.training.factory import open_worker
-from services.training.spec import WorkerSpec
+from services.training.pool import WorkerSpec
 
 
 class Clocked(MemoryStore):

@@ -6,8 +6,7 @@ import pytest
 
 from services.contracts.models import MINIATURE, ServedModel
 from services.settings import WorkerSettings
-from services.training.pool import UnresponsiveWorkers
-from services.training.spec import WorkerSpec
+from services.training.pool import UnresponsiveWorkers, WorkerSpec
 
 
 def test_a_worker_that_is_unresponsive_for_long_is_removed() -> None:

@@ -11,7 +11,7 @@ from services.contracts.models import MINIATURE
 from services.errors import SettingsError
 from services.settings import WorkerSettings
 from services.training import factory, ray_pool
-from services.training.spec import WorkerSpec
+from services.training.pool import WorkerSpec
 
 
 class EndlessWorker:

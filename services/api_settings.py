@@ -1,6 +1,8 @@
-"""How much there is, in one process of the API, of what tenants share, and of it for a request."""
+"""Settings of the API: what tenants share in one process, and the HTTP server."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from ipaddress import ip_network
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class ShareSettings(BaseModel):
@@ -70,3 +72,59 @@ class ShareSettings(BaseModel):
         gt=0,
         description="time after which an event stream ends, and clients reconnect",
     )
+
+
+class ServerSettings(BaseModel):
+    """Where the API listens, how long it keeps connections, and which proxies it believes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(
+        default=8000, ge=0, le=65535, description="port to listen on; 0: any free port"
+    )
+    # Proxies keep idle connections for 60 s. If the API closed them first, it could close one at
+    # the moment at which the proxy sends a request on it, which the client would get as a 502.
+    connection_idle_timeout_s: int = Field(
+        default=75,
+        ge=1,
+        description="time after which a connection that waits for its next request is closed",
+    )
+    request_head_timeout_s: float = Field(
+        default=20,
+        gt=0,
+        description="time for the request line and the headers of a request; for the first "
+        "request, it starts with the connection",
+    )
+    response_stall_timeout_s: float = Field(
+        default=20,
+        gt=0,
+        description="time in which a client has to take 64 KiB of a response, or all that is left",
+    )
+    max_connections: int = Field(
+        default=2000,
+        ge=2,
+        description="connections at a time; an address may have as many as it leaves free",
+    )
+    max_connections_per_address: int = Field(
+        default=200,
+        ge=1,
+        description="connections of an address at a time, unless it is a trusted proxy",
+    )
+    trusted_proxies: str = Field(
+        default="127.0.0.1",
+        description="addresses and networks, separated by commas, whose X-Forwarded-Proto, -For "
+        "and -Host are believed; *: any",
+    )
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, trusted: str) -> str:
+        networks = [name.strip() for name in trusted.split(",") if name.strip()]
+        if networks == ["*"]:
+            return "*"
+        if "*" in networks:
+            raise ValueError("* stands for any address: give it alone, or leave it out")
+        for network in networks:
+            ip_network(network)
+        return trusted
