@@ -3,5 +3,6 @@
 from mutants.ledger import LEDGER, STORE
 from mutants.sandbox import SANDBOX
 from mutants.service import API, ENGINE
+from mutants.token_files import TOKEN_FILES
 
-MUTANTS = (*STORE, *LEDGER, *ENGINE, *API, *SANDBOX)
+MUTANTS = (*STORE, *LEDGER, *ENGINE, *API, *SANDBOX, *TOKEN_FILES)
