@@ -1,6 +1,8 @@
 """Tokens are listed, downloaded and deleted."""
 
 import hashlib
+import importlib.util
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -155,18 +157,18 @@ def _stored(site: Any, widths: dict[str, int]) -> tuple[str, Artifact]:
     return site.tokens(job)[0], artifact
 
 
-@pytest.mark.parametrize("format_name", get_args(ExportFormat))
-def test_a_token_is_served_in_the_formats_of_other_programs(site: Any, format_name: str) -> None:
+def test_a_token_is_served_in_the_formats_of_other_programs(site: Any) -> None:
     token, artifact = _stored(site, {"text_encoder": 768})
-    answer = site.get(f"/v1/tokens/{token}/file?format={format_name}")
-    assert answer.status_code == 200, answer.text
-    expected = convert(artifact, Path("my-rex.safetensors"), format_name)
-    assert answer.content == expected.contents[Path("my-rex.safetensors")]
-    assert answer.headers["content-disposition"] == 'attachment; filename="my-rex.safetensors"'
-    assert answer.headers["x-prompt-name"] == expected.prompt_name
-    assert answer.headers.get("x-note") == expected.note
-    assert answer.headers["etag"] == f'"{hashlib.sha256(answer.content).hexdigest()}"'
-    assert answer.headers["cache-control"] == "no-store"
+    for format_name in get_args(ExportFormat):
+        answer = site.get(f"/v1/tokens/{token}/file?format={format_name}")
+        assert answer.status_code == 200, answer.text
+        expected = convert(artifact, Path("my-rex.safetensors"), format_name)
+        assert answer.content == expected.contents[Path("my-rex.safetensors")]
+        assert answer.headers["content-disposition"] == 'attachment; filename="my-rex.safetensors"'
+        assert answer.headers["x-prompt-name"] == expected.prompt_name
+        assert answer.headers.get("x-note") == expected.note
+        assert answer.headers["etag"] == f'"{hashlib.sha256(answer.content).hexdigest()}"'
+        assert answer.headers["cache-control"] == "no-store"
 
 
 def test_a_pair_of_files_is_served_part_by_part(site: Any) -> None:
@@ -183,10 +185,10 @@ def test_a_pair_of_files_is_served_part_by_part(site: Any) -> None:
     assert "request part=1 and part=2" in refused.json()["detail"]
 
 
-@pytest.mark.parametrize("query", ["part=2", "format=comfyui&part=2", "part=0", "part=3"])
-def test_a_part_that_does_not_exist_is_refused(site: Any, query: str) -> None:
+def test_a_part_that_does_not_exist_is_refused(site: Any) -> None:
     token, _ = _stored(site, {"text_encoder": 768})
-    assert site.get(f"/v1/tokens/{token}/file?{query}").status_code == 422
+    for query in ("part=2", "format=comfyui&part=2", "part=0", "part=3"):
+        assert site.get(f"/v1/tokens/{token}/file?{query}").status_code == 422
     assert site.get(f"/v1/tokens/{token}/file?part=1").status_code == 200
 
 
@@ -222,3 +224,30 @@ def test_a_file_of_another_kind_has_no_manifest(site: Any, payload: bytes) -> No
     refused = site.get(f"/v1/tokens/{token}/file?format=comfyui")
     assert refused.status_code == 422
     assert "no token file" in refused.json()["detail"]
+
+
+def test_the_nodes_of_comfyui_load_the_newest_token_of_a_subject(
+    site: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack = Path(__file__).parents[3] / "integrations/comfyui/__init__.py"
+    spec = importlib.util.spec_from_file_location("comfyui_pack", pack)
+    assert spec
+    assert spec.loader
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    node = module.NODE_CLASS_MAPPINGS["DTILoadServiceToken"]
+    widths = {"text_encoder": 768, "text_encoder_2": 1280}
+    with site.served() as url:
+        monkeypatch.setenv("DTI_SERVER", url)
+        monkeypatch.setenv("DTI_API_KEY", site.keys["acme"])
+        for _ in range(2):
+            token, artifact = _stored(site, widths)
+            aliases.add(site.store, "acme", "rex", token)
+            assert node.IS_CHANGED("rex") == token
+            (found,) = node().load(" rex ")
+            rows = artifact.token.embeddings
+            assert torch.equal(found["clip_l"], rows["text_encoder"])
+            assert torch.equal(found["clip_g"], rows["text_encoder_2"])
+        sana, _ = _stored(site, {"gemma": 2304})
+        with pytest.raises(ValueError, match="onetrainer takes it"):
+            node().load(sana)
