@@ -26,7 +26,6 @@ trained ones.
 """
 
 import argparse
-import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -37,6 +36,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command_line import BenchmarkParser, write_json
 from benchmarks.generation.images import MINIATURE_PROMPT, draw_tokens
 from benchmarks.generation.load import (
     PLACEHOLDER,
@@ -53,7 +53,6 @@ from benchmarks.generation.service_cost import measure_service, show_service
 from benchmarks.models.random_models import description, load_engine, load_pipeline, open_model
 from benchmarks.models.random_tokenizers import PROMPT
 from dti_engine.backbones.checkpoint import ModelFolder
-from dti_engine.backbones.registry import catalogue
 from dti_engine.devices import find_device, find_dtype
 from dti_engine.files import environment
 
@@ -144,20 +143,10 @@ def show_mixes(rates: dict[str, float]) -> Table:
     return table
 
 
-def save(report: dict[str, Any], path: Path | None) -> None:
-    if path:
-        path.write_text(json.dumps(report, indent=2) + "\n")
-
-
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = BenchmarkParser(__doc__, whole=True)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, "all"], default="all")
-    parser.add_argument(
-        "--models", nargs="+", choices=["miniature", *catalogue()], metavar="NAME",
-        help="miniature, or of `dti models`; default: miniature on a CPU, else sd15",
-    )  # fmt: skip
+    parser.add_models(words="miniature on a CPU, else sd15")
     parser.add_argument("--small", action="store_true", help="few and narrow layers, to try it out")
     parser.add_argument("--side", type=int, metavar="PX", help="default: each model's own")
     parser.add_argument("--batch-size", type=int, default=8, help="images in a call of the model")
@@ -169,8 +158,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--simulated-device", type=float, nargs=2, metavar=("SECONDS", "ROWS"))
     parser.add_argument("--through-ray", action="store_true")
-    parser.add_argument("--dtype", default="auto", help="as of `dti train`")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    parser.add_dtype()
     return parser.parse_args()
 
 
@@ -227,11 +215,11 @@ def main() -> None:
     names = options.models or (["sd15"] if device.type == "cuda" else ["miniature"])
     for name in names if set(parts) - {"service"} else ():
         report[name] = measure_model(name, parts, options, console)
-        save(report, options.json)  # after each model, because time on a GPU may be short
+        write_json(options.json, report)  # after each model, because time on a GPU may be short
     if "service" in parts:
         report["service"] = measure_service(options)
         console.print(show_service(report["service"]))
-        save(report, options.json)
+        write_json(options.json, report)
     console.print(f"{torch.get_num_threads()} threads, load {load:.1f} before it")
 
 

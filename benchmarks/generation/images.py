@@ -20,8 +20,6 @@ so SANA is compared with nothing. The pipeline decodes a batch at once, the engi
 time; "out of memory" stands where only one of them fits.
 """
 
-import argparse
-import json
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -32,12 +30,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command_line import BenchmarkParser, write_json
 from benchmarks.models.random_models import description, load_engine, load_pipeline, open_model
 from benchmarks.models.random_tokenizers import PROMPT
 from dti_engine import devices
 from dti_engine.backbones.checkpoint import ModelFolder
 from dti_engine.backbones.interface import Backbone
-from dti_engine.backbones.registry import catalogue
 from dti_engine.devices import find_device, find_dtype
 from dti_engine.files import environment
 from dti_engine.generation.pipeline import ImageRequest, generate
@@ -198,11 +196,8 @@ def _ratio(first: float | None, second: float | None) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--models", nargs="+", choices=["miniature", *catalogue()], metavar="NAME",
-        help="miniature, or of `dti models`; default: miniature on a CPU, else sdxl sd15",
-    )  # fmt: skip
+    parser = BenchmarkParser(__doc__)
+    parser.add_models(words="miniature on a CPU, else sdxl sd15")
     parser.add_argument("--side", type=int, metavar="PX", help="default: each model's own")
     parser.add_argument("--small", action="store_true", help="few and narrow layers, to try it out")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
@@ -210,9 +205,8 @@ def main() -> None:
         "--tokens", type=int, default=64, help="number of different tokens, at least 2"
     )
     parser.add_argument("--steps", type=int, default=25, help="denoising steps")
-    parser.add_argument("--dtype", default="auto", help="as of `dti train`")
+    parser.add_dtype()
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()
     device = find_device("auto")
     dtype = find_dtype(options.dtype, device)
@@ -228,8 +222,8 @@ def main() -> None:
         title = f"{'small ' * options.small}{name}, {rows[0]['side']} px, {device.type}, {dtype}"
         Console().print(results_table(rows, device, title))
         report["rows"] += rows
-        if options.json:  # after each model, because time on a GPU may be short
-            options.json.write_text(json.dumps(report, indent=2) + "\n")
+        # After each model, because time on a GPU may be short.
+        write_json(options.json, report)
         devices.release_memory(device)
 
 

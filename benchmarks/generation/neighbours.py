@@ -14,8 +14,6 @@ The unit of max and mean is levels of 255. Models of the catalogue have random w
 are noise, in which rounding may show more than in images of trained models.
 """
 
-import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -25,12 +23,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command_line import BenchmarkParser, write_json
 from benchmarks.generation.images import MINIATURE_PROMPT, draw_tokens
 from benchmarks.generation.load import PLACEHOLDER
 from benchmarks.models.random_models import description, load_engine, open_model
 from benchmarks.models.random_tokenizers import PROMPT
 from dti_engine.backbones.interface import Backbone
-from dti_engine.backbones.registry import catalogue
 from dti_engine.devices import find_device
 from dti_engine.files import environment
 from dti_engine.generation.denoiser import (
@@ -119,13 +117,8 @@ def show(name: str, results: dict[str, list[dict[str, Any]]]) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--models", nargs="+", choices=["miniature", *catalogue()], metavar="NAME",
-        default=["miniature"], help="miniature, or of `dti models`",
-    )  # fmt: skip
+    parser = BenchmarkParser(__doc__, whole=True)
+    parser.add_models(["miniature"])
     parser.add_argument("--small", action="store_true", help="few and narrow layers, to try it out")
     parser.add_argument("--side", type=int, metavar="PX", help="default: each model's own")
     parser.add_argument("--dtypes", nargs="+", choices=[*DTYPES], default=[*DTYPES])
@@ -134,7 +127,6 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=4, help="images that are compared")
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()
     device, console = find_device("auto"), Console()
     report: dict[str, Any] = {"environment": environment(device)}
@@ -149,8 +141,8 @@ def main() -> None:
             generator = ImageGenerator(backbone, prompt, side, options.steps, max(options.images))
             results[dtype] = measure(generator, options.seeds, options.images)
         console.print(show(name, results))
-        if options.json:  # after each model, because time on a GPU may be short
-            options.json.write_text(json.dumps(report, indent=2) + "\n")
+        # After each model, because time on a GPU may be short.
+        write_json(options.json, report)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,7 @@ which the alternatives take turns. The tokens are files with distinct random vec
 SDXL, 768 and 1280 numbers, stored as the results of one job in the ledger.
 """
 
-import argparse
 import gc
-import json
 import os
 import random
 import statistics
@@ -29,6 +27,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command_line import BenchmarkParser, write_json
 from benchmarks.generation.stored_tokens import TENANT, store_tokens
 from dti_engine.text.tokens import LearnedToken
 from services.inference.tokens.cache import TokenCache, TokenLifetimes
@@ -55,11 +54,10 @@ class Hits:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = BenchmarkParser(__doc__)
     parser.add_argument("--entries", type=int, nargs="+", default=[100, 1000, 10_000, 100_000])
     parser.add_argument("--requests", type=int, default=20_000, help="lookups of each repeat")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()
     sizes = sorted(options.entries)
     ledger, tokens = _fill(max(sizes))
@@ -67,14 +65,13 @@ def main() -> None:
     hits = _hits(caches, tokens, options.requests, options.repeats)
     misses = _misses(ledger, tokens, min(len(tokens), 500), options.repeats)
     _show(hits, per_token, misses)
-    if options.json:
-        report = {
-            "hits": [asdict(each) for each in hits],
-            "bytes a token": per_token,
-            "bytes a token, estimated": _estimate(caches[-1], tokens),
-            "seconds": misses,
-        }
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    report = {
+        "hits": [asdict(each) for each in hits],
+        "bytes a token": per_token,
+        "bytes a token, estimated": _estimate(caches[-1], tokens),
+        "seconds": misses,
+    }
+    write_json(options.json, report)
 
 
 def _fill(count: int) -> tuple[Ledger, list[str]]:

@@ -22,8 +22,6 @@ start 3 times (--starts); medians are shown. All parts run unless some are named
 machine; shares and ratios carry over. Run the benchmark on a machine without other load.
 """
 
-import argparse
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -32,6 +30,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from benchmarks.command_line import BenchmarkParser, write_json
 from benchmarks.service import fairness, start, submission, throughput
 from dti_engine.devices import find_device
 from dti_engine.files import environment
@@ -45,10 +44,9 @@ PARTS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = BenchmarkParser(__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, "all"], default="all")
     parser.add_argument("--threads", type=int, default=1, help="of torch on a CPU")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     group = parser.add_argument_group("throughput and fairness")
     group.add_argument("--subjects", type=int, default=12)
     group.add_argument("--slots", type=int, default=4)
@@ -88,8 +86,7 @@ def main() -> None:
             figures[name] = PARTS[name].measure(options, Path(folder))
         PARTS[name].show(console, figures[name])
     console.print(f"{os.cpu_count()} cores, {options.threads} threads, load {load:.1f} before it")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    write_json(options.json, figures)
 
 
 if __name__ == "__main__":

@@ -25,12 +25,12 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command_line import BenchmarkParser, write_json
 from benchmarks.storage.counted_store import CountedStore
 from services.contracts.jobs import JobItem, JobRequest
 from services.errors import PreconditionFailedError
@@ -72,13 +72,12 @@ PAYLOAD = secrets.token_bytes(8192)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = BenchmarkParser(__doc__)
     parser.add_argument("url")
     parser.add_argument("--items", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=64)
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--rival-claims", type=int, default=300, help="of the queue object")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     parser.add_argument("--submit", metavar="TENANT", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.items < 4 * options.workers * options.slots and not options.submit:
@@ -104,8 +103,7 @@ def main() -> None:
     finally:
         console.print("[dim]deleting the benchmark's objects ...[/dim]")
         delete_tenant(ledger, tenant)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    write_json(options.json, figures)
 
 
 def _request(items: int, pool: str) -> JobRequest:

@@ -9,8 +9,6 @@ times    the time of a call as a ratio to `head`, which moves no bytes, and in m
          of n = 50 repeats (--repeats), in which the calls take turns
 """
 
-import argparse
-import json
 import os
 import secrets
 import statistics
@@ -18,12 +16,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from threading import Barrier
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command_line import BenchmarkParser, write_json
 from services.errors import NotFoundError, PreconditionFailedError
 from services.storage.interface import Store
 from services.storage.open import open_store
@@ -32,11 +30,10 @@ PREFIX = f"service/benchmarks/{secrets.token_hex(4)}/"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = BenchmarkParser(__doc__)
     parser.add_argument("url")
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=50)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()
     # Each caller has a store of its own, as a process would, so that none waits for another's
     # connection. A store in memory is lost without its object, so there all callers share it.
@@ -55,9 +52,8 @@ def main() -> None:
         table.add_row(name, f"{elapsed_s / times['head']:.1f}", f"{elapsed_s * 1000:.2f}")
     console.print(table)
     console.print(f"{stores[0].url}, {os.cpu_count()} cores")
-    if options.json:
-        report = {"url": stores[0].url, "succeeded": races, "seconds": times}
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    report = {"url": stores[0].url, "succeeded": races, "seconds": times}
+    write_json(options.json, report)
 
 
 def _races(stores: Sequence[Store], rounds: int) -> dict[str, Counter[int]]:

@@ -14,11 +14,8 @@ shapes of published models, exactly, so n = 1. No GPU is needed: tensors are on 
 in bfloat16. Attention keeps what the flash kernel keeps; parameters are not counted as activations.
 """
 
-import argparse
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,8 +24,9 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.command_line import BenchmarkParser, write_json
 from benchmarks.training.operations import CLIP_LENGTH, SIDES, denoiser_call
-from dti_engine.backbones.registry import ModelDescription, catalogue, published
+from dti_engine.backbones.registry import ModelDescription, published
 
 TRIMMED_LENGTH = 32  # positions of the captions that the engine has Gemma encode
 
@@ -74,13 +72,9 @@ def kept_bytes(model: ModelDescription, side: int, batch: int, *, recompute: boo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--models", nargs="+", default=[*catalogue()], choices=[*catalogue()], metavar="NAME",
-        help="of `dti models`; default: all",
-    )  # fmt: skip
+    parser = BenchmarkParser(__doc__)
+    parser.add_models()
     parser.add_argument("--batch", type=int, default=4, help="samples of a step")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()
 
     table = Table("model", title=f"GB, for a batch of {options.batch}")
@@ -105,9 +99,8 @@ def main() -> None:
             sizes = [f"{each / 1e9:.1f}" for each in list(row.values())[2:]]
             table.add_row(model.name, str(side), *sizes)
     Console().print(table)
-    if options.json:
-        report = {"torch": torch.__version__, "batch": options.batch, "bytes": rows}
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    report = {"torch": torch.__version__, "batch": options.batch, "bytes": rows}
+    write_json(options.json, report)
 
 
 if __name__ == "__main__":

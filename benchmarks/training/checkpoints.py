@@ -14,8 +14,6 @@ turns. All subjects share one batch. Writing waits for the disk (fsync) that `--
 Absolute times are shown on CUDA only.
 """
 
-import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -25,6 +23,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command_line import BenchmarkParser, write_json
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
 from dti_engine.config import TrainConfig
@@ -88,15 +87,13 @@ def run_seconds(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", default="miniature", help="a name, folder or hub id")
-    parser.add_argument("--dtype", default="auto", help="as of `dti train`")
+    parser = BenchmarkParser(__doc__)
+    parser.add_model()
     parser.add_argument("--subjects", type=int, default=8, help="packed into one batch")
     parser.add_argument("--steps", type=int, help="of each subject; default: the recipe's")
     parser.add_argument("--every", type=int, default=50, help="steps between checkpoints")
     parser.add_argument("--repeats", type=int, default=2, help="runs of each kind")
     parser.add_argument("--folder", type=Path, help="where to write; default: temporary")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()
     device = find_device("auto")
     dtype = find_dtype(options.dtype, device)
@@ -131,19 +128,18 @@ def main() -> None:
     if device.type == "cuda":
         table.add_row("time of a checkpoint", f"{1000 * watch.elapsed_s / watch.count:.2f} ms")
     Console().print(table)
-    if options.json:
-        facts = {"subjects": options.subjects, "steps": config.steps, "every": options.every}
-        report = {
-            "environment": environment(device, dtype=dtype),
-            "model": backbone.name,
-            **facts,
-            "shares": shares,
-            "with / without": ratios,
-            "checkpoints per run": watch.count,
-            "bytes of a checkpoint": watch.max_bytes,
-            "seconds": elapsed_s,
-        }
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    facts = {"subjects": options.subjects, "steps": config.steps, "every": options.every}
+    report = {
+        "environment": environment(device, dtype=dtype),
+        "model": backbone.name,
+        **facts,
+        "shares": shares,
+        "with / without": ratios,
+        "checkpoints per run": watch.count,
+        "bytes of a checkpoint": watch.max_bytes,
+        "seconds": elapsed_s,
+    }
+    write_json(options.json, report)
 
 
 def _spread(values: list[float], form: str) -> str:

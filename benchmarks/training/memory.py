@@ -13,8 +13,6 @@ processes, to the advantage of the alternative. On CUDA, it is the memory that t
 free, with the context and torch's cache, so nothing else may run on it.
 """
 
-import argparse
-import json
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -25,6 +23,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command_line import BenchmarkParser, write_json
 from dti_engine import devices
 from dti_engine.backbones import load_backbone
 from dti_engine.devices import find_device, find_dtype
@@ -83,14 +82,12 @@ def shared() -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", default="miniature", help="a name, folder or hub id")
-    parser.add_argument("--dtype", default="auto", help="as of `dti train`")
+    parser = BenchmarkParser(__doc__)
+    parser.add_model()
     parser.add_argument("--batch-size", type=int, default=4, help="samples of a subject in a step")
     parser.add_argument(
         "--slots", type=int, nargs="+", default=[1, 2, 4, 8], help="numbers of slots to measure"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()
 
     sizes = sorted({1, 2, *options.slots})
@@ -118,17 +115,16 @@ def main() -> None:
     ratio = f"{process / one_more:.2f}" if one_more > 0 else "-"
     table.add_row("one more", f"{one_more / 1e6:.0f} MB", f"{process / 1e6:.0f} MB", ratio)
     Console().print(table)
-    if options.json:
-        report = {
-            "environment": environment(device, dtype=dtype),
-            "model": options.model,
-            "batch_size": options.batch_size,
-            "one_more_packed_bytes": one_more,
-            "one_more_process_bytes": process,
-            "peaks": {size: asdict(peak) for size, peak in peaks.items()},
-            "rows": rows,
-        }
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    report = {
+        "environment": environment(device, dtype=dtype),
+        "model": options.model,
+        "batch_size": options.batch_size,
+        "one_more_packed_bytes": one_more,
+        "one_more_process_bytes": process,
+        "peaks": {size: asdict(peak) for size, peak in peaks.items()},
+        "rows": rows,
+    }
+    write_json(options.json, report)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,8 @@ is left out. Attention counts as 4 products backward, as it takes without recomp
 kernels compute a fifth one.
 """
 
-import argparse
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,7 +27,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dti_engine.backbones.registry import ModelDescription, catalogue, published
+from benchmarks.command_line import BenchmarkParser, write_json
+from dti_engine.backbones.registry import ModelDescription, published
 
 CLIP_LENGTH, GEMMA_LENGTH = 77, 300
 # The paper trains tokens of SDXL at 768 px; each model is also measured at its own size.
@@ -156,13 +154,9 @@ def encoder_work(model: ModelDescription, part: str, length: int) -> Work:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--models", nargs="+", default=[*catalogue()], choices=[*catalogue()], metavar="NAME",
-        help="of `dti models`; default: all",
-    )  # fmt: skip
+    parser = BenchmarkParser(__doc__)
+    parser.add_models()
     parser.add_argument("--samples", type=int, default=1600, help="of a subject: steps x batch")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()
 
     table = Table(
@@ -195,9 +189,8 @@ def main() -> None:
             subject = f"{total * options.samples / 1e15:.3g}"
             table.add_row(model.name, str(side), *tera, subject, f"{image / 1e12:.3g}")
     Console().print(table)
-    if options.json:
-        report = {"torch": torch.__version__, "samples": options.samples, "operations": rows}
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    report = {"torch": torch.__version__, "samples": options.samples, "operations": rows}
+    write_json(options.json, report)
 
 
 if __name__ == "__main__":

@@ -10,15 +10,13 @@ Times are medians of n = 10 steps (--repeats) of each size, which take turns. Ab
 shown on CUDA only, because only the ratios carry over to other machines.
 """
 
-import argparse
-import json
 import statistics
-from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command_line import BenchmarkParser, write_json
 from dti_engine.backbones import load_backbone
 from dti_engine.devices import find_device, find_dtype
 from dti_engine.files import environment
@@ -34,12 +32,10 @@ def update_of(trainer: Trainer) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="miniature", help="a name, folder or hub id")
-    parser.add_argument("--dtype", default="auto", help="as of `dti train`")
+    parser = BenchmarkParser(__doc__)
+    parser.add_model()
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
     device = find_device("auto")
     dtype = find_dtype(options.dtype, device)
@@ -74,9 +70,8 @@ def main() -> None:
         time_of = f"  ({row['seconds'] * 1000:.1f} ms)" if device.type == "cuda" else ""
         table.add_row(f"{row['slots']}", f"{row['share']:.2%}", f"{row['packing']:.2f}{time_of}")
     Console().print(table)
-    if options.json:
-        report = {"environment": environment(device, dtype=dtype), "rows": rows}
-        options.json.write_text(json.dumps(report, indent=2))
+    report = {"environment": environment(device, dtype=dtype), "rows": rows}
+    write_json(options.json, report)
 
 
 if __name__ == "__main__":

@@ -13,19 +13,17 @@ take turns in every repeat, so that a busy machine slows them alike. Microsecond
 only.
 """
 
-import argparse
-import json
 import statistics
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.command_line import BenchmarkParser, write_json
 from dti_engine.optim import sphere, vmf
 from dti_engine.optim.optimizer import RiemannianSGD
 from dti_engine.optim.rsgd import reference_step
@@ -94,11 +92,10 @@ def measure(rows: int, dim: int, device: str, repeats: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = BenchmarkParser(__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[16, 64, 512])
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     machine = torch.cuda.get_device_name() if device == "cuda" else "CPU"
@@ -117,9 +114,8 @@ def main() -> None:
         results.append(result)
         table.add_row(*(f"{value:g}" for value in result.values()))
     Console().print(table)
-    if options.json:
-        report = {"dim": options.dim, "device": machine, "results": results}
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    report = {"dim": options.dim, "device": machine, "results": results}
+    write_json(options.json, report)
 
 
 if __name__ == "__main__":

@@ -11,20 +11,17 @@ the minimum and the maximum. A worker loads the next subject while it trains the
 that this time is seen at the start of a run alone.
 """
 
-import argparse
 import io
-import json
 import statistics
 import tempfile
-import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command_line import BenchmarkParser, seconds, write_json
 from dti_engine.images.bundles.bundle import load_bundle
 from dti_engine.images.decode import decode_image
 
@@ -53,19 +50,11 @@ def load_in_process(path: Path) -> None:
         decode_image(name, data)
 
 
-def seconds(function: Callable[[], object]) -> float:
-    """Return the time of a call."""
-    began = time.perf_counter()
-    function()
-    return time.perf_counter() - began
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = BenchmarkParser(__doc__)
     parser.add_argument("--images", type=int, default=5, help="of a bundle")
     parser.add_argument("--side", type=int, default=1024, help="of an image, in pixels")
     parser.add_argument("--repeats", type=int, default=10, help="of each kind")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()
     figures: dict[str, list[float]] = {"folder": [], "zip": [], "per bundle": []}
     with tempfile.TemporaryDirectory() as folder:
@@ -82,9 +71,8 @@ def main() -> None:
         spread = (statistics.median(values), min(values), max(values))
         table.add_row(name, *(f"{value:.2f}" for value in spread))
     Console().print(table)
-    if options.json:
-        facts = {"images": options.images, "side": options.side}
-        options.json.write_text(json.dumps({**facts, "ratios": figures}, indent=2) + "\n")
+    facts = {"images": options.images, "side": options.side}
+    write_json(options.json, {**facts, "ratios": figures})
 
 
 if __name__ == "__main__":

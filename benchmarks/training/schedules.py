@@ -13,7 +13,6 @@ Finished work is kept in DIR, and a run that was stopped continues. All of it ta
 on two CPU cores.
 """
 
-import argparse
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.command_line import BenchmarkParser, write_json
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.backbones import load_backbone
 from dti_engine.backbones.interface import Backbone
@@ -242,13 +242,12 @@ def rows(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = BenchmarkParser(__doc__)
     parser.add_argument(
         "--subjects", type=int, default=6, help="of the 12 that no setting was tuned on"
     )
     parser.add_argument("--seeds", type=int, default=5, help="of training, for each subject")
     parser.add_argument("--work", type=Path, default=Path("schedules"), help="keeps finished work")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
     device = find_device("auto")
     dtype = find_dtype("auto", device)
@@ -273,9 +272,8 @@ def main() -> None:
         scores = [f"{row['subject_score']:.3f}", f"{row['prompt_score']:.3f}"]
         table.add_row(row["title"], f"{row['steps']:.0f}", *scores, *shown)
     Console(width=150).print(table)
-    if options.json:
-        document = {"environment": environment(device, dtype=dtype), "rows": results}
-        options.json.write_text(json.dumps(document, indent=2))
+    document = {"environment": environment(device, dtype=dtype), "rows": results}
+    write_json(options.json, document)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,6 @@ For a fair comparison, all contenders learn from the same files of 5 images, whi
 the crops. Models of the catalogue have random weights, which cost as much as trained ones.
 """
 
-import argparse
-import json
 import statistics
 import tempfile
 from dataclasses import asdict, dataclass
@@ -39,11 +37,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command_line import BenchmarkParser, write_json
 from benchmarks.models.random_models import description, open_model
 from benchmarks.training.contenders import Contender, make_contenders, peak_bytes
 from benchmarks.training.operations import SIDES, denoiser_work, text_work
 from dti_engine import devices
-from dti_engine.backbones.registry import catalogue
 from dti_engine.devices import find_device, find_dtype
 from dti_engine.files import environment
 from dti_engine.recipes import default_recipe, recipe
@@ -148,12 +146,8 @@ def results_table(rows: list[Row], device: torch.device, title: str) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--models", nargs="+", choices=["miniature", *catalogue()], metavar="NAME",
-        help="miniature, or of `dti models`; default: miniature on a CPU, "
-        "else sdxl sd15 sana-1.6b",
-    )  # fmt: skip
+    parser = BenchmarkParser(__doc__)
+    parser.add_models(words="miniature on a CPU, else sdxl sd15 sana-1.6b")
     parser.add_argument(
         "--sides", nargs="+", type=int, metavar="PX",
         help="sides of images; default: each model's own, and for sdxl 768 as well",
@@ -163,11 +157,10 @@ def main() -> None:
     parser.add_argument(
         "--compile", action="store_true", help="also a compiled denoiser; takes minutes"
     )
-    parser.add_argument("--dtype", default="auto", help="as of `dti train`")
+    parser.add_dtype()
     parser.add_argument("--samples", type=int, default=1600, help="of a subject")
     parser.add_argument("--steps", type=int, default=20, help="of a block; best a multiple of 20")
     parser.add_argument("--repeats", type=int, default=5, help="blocks of each")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()
     device = find_device("auto")
     dtype = find_dtype(options.dtype, device)
@@ -197,8 +190,8 @@ def main() -> None:
                     console.print(f"{fact}: {value}")
             report["rows"] += map(asdict, rows)
             report["facts"][f"{name}, {rows[0].side} px"] = facts
-            if options.json:  # after each model, because time on a GPU may be short
-                options.json.write_text(json.dumps(report, indent=2) + "\n")
+            # After each model, because time on a GPU may be short.
+            write_json(options.json, report)
             devices.release_memory(device)
 
 

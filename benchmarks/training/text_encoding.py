@@ -18,16 +18,15 @@ in a batch where others have it, costs as much as `stored`. `--full` has the siz
 """
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer
 
+from benchmarks.command_line import BenchmarkParser, write_json
 from dti_engine.backbones.gemma import GemmaTextEncoder
 from dti_engine.devices import find_device, find_dtype
 from dti_engine.files import environment
@@ -101,7 +100,7 @@ def encoding(encoder: GemmaTextEncoder, prompts: EncoderInput) -> Callable[[], N
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = BenchmarkParser(__doc__)
     parser.add_argument("--layers", type=int, help="default: 6, with --full 26")
     parser.add_argument("--dim", type=int, default=512, help="a multiple of 16")
     parser.add_argument("--full", action="store_true", help="the sizes of Gemma-2-2b, for a GPU")
@@ -110,7 +109,6 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=12, help="positions of a caption, 2 to 300")
     parser.add_argument("--instruction", type=int, default=220, help="positions of the instruction")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
     device = find_device("auto")
     model = random_model(options, device)
@@ -150,11 +148,10 @@ def main() -> None:
         to_stored = f"{each / medians['stored']:.2f}"
         table.add_row(name, f"{positions}", f"{each / medians['trimmed']:.2f}{time_of}", to_stored)
     Console().print(table)
-    if options.json:
-        settings = {name: getattr(options, name) for name in ("captions", "length", "instruction")}
-        facts = {"environment": environment(device, dtype=dtype), "layers": layers, "dim": dim}
-        report = {**facts, **settings, "seconds": medians}
-        options.json.write_text(json.dumps(report, indent=2))
+    settings = {name: getattr(options, name) for name in ("captions", "length", "instruction")}
+    facts = {"environment": environment(device, dtype=dtype), "layers": layers, "dim": dim}
+    report = {**facts, **settings, "seconds": medians}
+    write_json(options.json, report)
 
 
 if __name__ == "__main__":

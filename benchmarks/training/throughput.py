@@ -13,18 +13,15 @@ The unit is time, as a ratio to `packed`, for n = 1 run of each way; repeat the 
 spread. Subjects per hour are shown on CUDA only, because only ratios carry over to other machines.
 """
 
-import argparse
-import json
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command_line import BenchmarkParser, seconds, write_json
 from dti_engine.backbones import load_backbone
 from dti_engine.config import TrainConfig
 from dti_engine.devices import find_device, find_dtype
@@ -61,18 +58,11 @@ def in_a_process_each(
         subprocess.run(command, check=True, capture_output=True)
 
 
-def seconds(call: Callable[[], None]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = BenchmarkParser(__doc__)
     parser.add_argument("--subjects", type=int, default=8)
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--steps", type=int, help="of each subject ; default: the recipe's")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
     config = recipe("miniature")
     if options.steps:
@@ -94,10 +84,9 @@ def main() -> None:
         hours = f"  ({3600 * len(held_out) / each:.0f} subjects per hour)"
         table.add_row(name, f"{each / elapsed_s['packed']:.2f}{hours * (device.type == 'cuda')}")
     Console().print(table)
-    if options.json:
-        facts = {"subjects": len(held_out), "steps": config.steps, "slots": options.slots}
-        report = {"environment": environment(device), **facts, "seconds": elapsed_s}
-        options.json.write_text(json.dumps(report, indent=2))
+    facts = {"subjects": len(held_out), "steps": config.steps, "slots": options.slots}
+    report = {"environment": environment(device), **facts, "seconds": elapsed_s}
+    write_json(options.json, report)
 
 
 if __name__ == "__main__":
