@@ -91,16 +91,10 @@ class Chart:
         self._cache: dict[str, Rendered] = {}
 
     def render(
-        self,
-        values: Mapping[str, Any] | None = None,
-        *files: Path,
-        helm: str = "helm",
-        release: str = "t",
-        apis: tuple[str, ...] = ("ray.io/v1",),
-        store: str | None = STORE,
+        self, values: Mapping[str, Any] | None = None, *files: Path, **options: Any
     ) -> Rendered:
         """What the chart renders to. Fails the test if Helm fails."""
-        rendered = self.run(values, *files, helm=helm, release=release, apis=apis, store=store)
+        rendered = self.run(values, *files, **options)
         assert not rendered.error, rendered.error
         return rendered
 

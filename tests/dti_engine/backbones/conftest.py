@@ -8,14 +8,13 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderDC,
-    AutoencoderKL,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     SanaPipeline,
     SanaTransformer2DModel,
     StableDiffusionXLPipeline,
-    UNet2DConditionModel,
 )
+from tiny_models import tiny_autoencoder, tiny_unet
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     CLIPTextConfig,
@@ -83,14 +82,7 @@ def _sdxl_pipeline(
         )
         for tokenizer, size in zip(tokenizers, sizes, strict=True)
     )
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(8, 16),
-        layers_per_block=1,
+    unet = tiny_unet(
         cross_attention_dim=80,
         transformer_layers_per_block=(1, 2),
         attention_head_dim=(2, 4),
@@ -98,18 +90,11 @@ def _sdxl_pipeline(
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=24 + 6 * 8,
-        norm_num_groups=4,
     )
     for name, weight in unet.named_parameters():
         if "attn2" in name or "add_embedding" in name:
             weight.data *= 4  # a random denoiser hardly hears its prompt
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 8),
-        latent_channels=4,
-        norm_num_groups=4,
-        sample_size=16,
+    vae = tiny_autoencoder(
         scaling_factor=0.13025,
         force_upcast=True,
     )
