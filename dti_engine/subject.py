@@ -18,6 +18,7 @@ class Subject:
     seed: int
     num_vectors: int | None = None  # None: one per piece; more repeat the initializer's pieces
     config: TrainConfig | None = None  # None: the config of the run
+    forced: tuple[str, ...] = ()  # objections that the user has overridden, in words
 
     def without_images(self) -> "Subject":
         """Return a copy without images, to keep: decoded images are by far the largest part."""

@@ -73,6 +73,7 @@ class TrainedOrigin(BaseModel):
     metrics: Mapping[str, float]  # of the last step: loss, prior_angle_rad, ...
     first_fixed_loss: float  # the fixed-batch loss before training; the last one is in `metrics`
     quality: Quality | None = None  # None: not validated yet
+    forced: tuple[str, ...] = ()  # objections that --force overrode, such as photographs
 
 
 class Parent(BaseModel):

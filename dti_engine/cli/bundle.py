@@ -1,5 +1,6 @@
 """`dti bundle`: check and preview the images of subjects before training."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -11,6 +12,7 @@ from dti_engine.cli import options
 from dti_engine.cli.console import Commands, mount, print_json, print_paths, results, say, warn
 from dti_engine.cli.subjects import placeholder_of
 from dti_engine.config import CaptionFamily
+from dti_engine.domains import ModelDomain, domain_of
 from dti_engine.errors import ConfigurationError, TokenError
 from dti_engine.files import atomic_write, require_replaceable, require_separate
 from dti_engine.text.captions import CAPTION_TEMPLATES
@@ -24,6 +26,7 @@ CHECK_EXAMPLES = (
     "dti bundle check photos/rex",
     "dti bundle check photos/* --resolution 64 --json",
     "dti bundle check rex.zip tom.tar.gz",
+    "dti bundle check photos/rex --model miniature",
 )
 PREVIEW_EXAMPLES = (
     "dti bundle preview photos/rex -o rex.png",
@@ -41,6 +44,17 @@ def check(
         typer.Argument(metavar="BUNDLE...", help=options.BUNDLE_HELP, show_default=False),
     ],
     resolution: _Resolution = 512,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="NAME",
+            help="Model to compare with: whether it knows photographs, and the initializers.",
+            rich_help_panel=options.MODEL_PANEL,
+            show_default="none",
+        ),
+    ] = None,
+    force: options.TrainAnywayOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
     """Check bundles as training does, and list every image, caption and mask.
@@ -52,9 +66,11 @@ def check(
     from dti_engine.images.bundles.bundle import check_bundle
     from dti_engine.images.bundles.paths import expand_paths
 
+    domain = domain_of(model) if model else None
     checked = list["Bundle"]()
     for path in expand_paths(paths):
-        checked.append(check_bundle(path, resolution=resolution, words=_words(path)))
+        bundle = check_bundle(path, resolution=resolution, words=_words(path))
+        checked.append(_compared(bundle, domain, force=force))
         if not as_json:
             _print_bundle(checked[-1])
     num_refused = sum(1 for bundle in checked if bundle.errors)
@@ -115,6 +131,20 @@ def preview(
     )
     atomic_write(output, plain_png(sheet))
     print_paths([output])
+
+
+def _compared(bundle: "Bundle", domain: ModelDomain | None, *, force: bool) -> "Bundle":
+    """Return the bundle with what a model does not know of it: errors, or warnings by --force."""
+    from dti_engine.images.bundles.members import BundleFinding
+
+    if domain is None:
+        return bundle
+    errors, warnings = list(bundle.errors), list(bundle.warnings)
+    if problem := domain.image_problem(bundle.images):
+        (warnings if force else errors).append(BundleFinding("", problem))
+    if problem := domain.word_problem(bundle.description.initializer or ""):
+        errors.append(BundleFinding("", problem))
+    return replace(bundle, errors=errors, warnings=warnings)
 
 
 def _words(path: Path) -> "SubjectWords":

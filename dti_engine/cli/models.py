@@ -18,6 +18,7 @@ from dti_engine.cli.console import (
     results,
     say,
 )
+from dti_engine.domains import DOMAINS, ModelDomain
 from dti_engine.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -36,8 +37,9 @@ FETCH_EXAMPLES = (
 )
 
 _CAPTION = (
-    "dims: dimensions of each text encoder's words. denoiser, text, VAE: parameters. device: GB of "
-    "weights on a GPU, in bfloat16 except words and VAE; activations come on top. download: GB"
+    "dims: of the words of each text encoder. denoiser: parameters. weights: GB on a GPU. "
+    "training: GB for one subject with and without --recompute, counted and not measured. "
+    "download: GB. A licence is that of the model's page, which has the last word."
 )
 
 
@@ -46,7 +48,7 @@ app = typer.Typer(cls=Commands, rich_markup_mode="rich", invoke_without_command=
 
 @app.callback(epilog=examples(*EXAMPLES))
 def models(context: typer.Context, as_json: options.JsonOption = False) -> None:
-    """List the models that [cyan]--model[/] knows by a short name, with sizes and memory.
+    """List the models that [cyan]--model[/] knows by a short name: domain, memory and licence.
 
     A short name stands for a hub id, which is downloaded on first use. --model takes other hub ids
     too, and folders in the diffusers layout; a folder that is called like a short name is written
@@ -71,6 +73,8 @@ def models(context: typer.Context, as_json: options.JsonOption = False) -> None:
         print_json([_document(model) for model in listed])
     else:
         results.print(_table(listed))
+        results.print()
+        results.print(_sources(listed))
 
 
 def fetch(
@@ -116,6 +120,7 @@ mount(app, fetch, FETCH_EXAMPLES)
 
 
 def _document(model: "ModelDescription") -> dict[str, Any]:
+    domain = DOMAINS[model.name]
     return {
         "name": model.name,
         "hub_id": model.hub_id,
@@ -125,36 +130,61 @@ def _document(model: "ModelDescription") -> dict[str, Any]:
         "parameters": {part.name: part.parameters for part in model.parts},
         "device_bytes": model.device_bytes,
         "download_bytes": model.published_bytes if model.hub_id else 0,
+        "learns_photographs": domain.learns_photographs,
+        "class_words": list(domain.things) or None,
+        "licence": domain.licence,
+        "training_bytes": domain.training_bytes,
+        "training_bytes_recompute": domain.recompute_bytes,
+        "measured": domain.measured,
     }
 
 
 def _table(models: list["ModelDescription"]) -> Table:
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        padding=0,
-        show_edge=False,
-        caption=_CAPTION,
-        caption_justify="left",
-    )
-    for heading in ("name", "hub id"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("px", "objective", "dims", "denoiser", "text", "VAE", "device", "download"):
+    table = _plain_table("name", "learns")
+    for heading in ("px", "dims", "denoiser", "weights", "training", "download"):
         table.add_column(heading, justify="right")
     for model in models:
+        domain = DOMAINS[model.name]
         table.add_row(
             model.name,
-            # The longest ids would leave no room for the other columns.
-            (model.hub_id or "ships with dti").replace("/", "/\n"),
+            "photographs" if domain.learns_photographs else "drawings",
             str(model.image_size),
-            model.objective,
             "+".join(str(dim) for dim in model.text_dims.values()),
             _count(model.denoiser.parameters),
-            _count(sum(part.parameters for part in model.text_encoders)),
-            _count(model.autoencoder.parameters),
             _gigabytes(model.device_bytes),
+            _training(domain),
             _gigabytes(model.published_bytes) if model.hub_id else "-",
         )
     return table
+
+
+def _sources(models: list["ModelDescription"]) -> Table:
+    """Return where each model comes from, in a table of its own: hub ids are long."""
+    table = _plain_table("name", "licence, and hub id", caption=_CAPTION)
+    for model in models:
+        source = model.hub_id or "ships with dti"
+        table.add_row(model.name, f"{DOMAINS[model.name].licence}\n{source}")
+    return table
+
+
+def _plain_table(*headings: str, caption: str | None = None) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+        caption=caption,
+        caption_justify="left",
+    )
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def _training(domain: ModelDomain) -> str:
+    """Return the memory of a training step, with and without --recompute."""
+    if domain.training_bytes is None or domain.recompute_bytes is None:
+        return "any"
+    return f"{_gigabytes(domain.recompute_bytes)}-{_gigabytes(domain.training_bytes)}"
 
 
 def _count(parameters: int) -> str:

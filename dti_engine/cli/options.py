@@ -33,6 +33,14 @@ InitializersOption: TypeAlias = Annotated[
         show_default="the word in each bundle.json",
     ),
 ]
+TrainAnywayOption: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        help="Train what the model does not know, such as photographs on the miniature; the "
+        "token's manifest keeps it.",
+    ),
+]
 PlaceholderOption: TypeAlias = Annotated[
     str | None,
     typer.Option(

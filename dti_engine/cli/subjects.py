@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dti_engine.cli.summary import RunSummary
+from dti_engine.domains import ModelDomain, domain_of
 from dti_engine.errors import (
     ArtifactError,
     ConfigurationError,
@@ -70,6 +71,10 @@ class SubjectDefaults:
     config: "TrainConfig"
     fixed: Collection[str]
     """Fields of the config that bundles cannot change."""
+    domain: ModelDomain | None = None
+    """None: nothing is known of the model, so nothing is refused."""
+    force: bool = False
+    """Whether subjects outside of the domain are trained all the same."""
 
 
 def plan_subjects(
@@ -189,6 +194,8 @@ def load_subjects(
             for warning in bundle.warnings:
                 summary.warn(plan.name, str(warning))
             subject = _subject(plan, bundle, defaults)
+            for objection in subject.forced:
+                summary.warn(plan.name, f"forced: {objection}")
             if is_finished(subject):
                 summary.skip(plan.name)
                 continue
@@ -198,10 +205,41 @@ def load_subjects(
         yield subject
 
 
+def require_domain(plans: SubjectPlans, model: str) -> None:
+    """Refuse a run that is not for the model, before anything is written.
+
+    It is one whose first bundle has photographs, or of whose initializers none is known. Other
+    bundles are judged when they are loaded. A bundle that is refused for another reason is reported
+    then, too.
+
+    Raises: SubjectError.
+    """
+    from dti_engine.images.bundles.bundle import load_bundle
+
+    domain = domain_of(model)
+    if domain is None or domain.learns_photographs or not plans.subjects:
+        return
+    first = plans.subjects[0]
+    try:
+        bundle = load_bundle(first.path)
+    except SubjectError:
+        return
+    if problem := domain.image_problem(bundle.images):
+        raise SubjectError(f"{first.name}: {problem}")
+    unknown = [
+        problem for plan in plans.subjects if (problem := domain.word_problem(plan.initializer))
+    ]
+    if len(unknown) == len(plans.subjects):
+        raise SubjectError(f"{first.name}: {unknown[0]}")
+
+
 def _subject(plan: SubjectPlan, bundle: "Bundle", defaults: SubjectDefaults) -> "Subject":
     from dti_engine.subject import Subject  # loads torch
 
     own = bundle.description.training
+    problem = defaults.domain.image_problem(bundle.images) if defaults.domain else None
+    if problem and not defaults.force:
+        raise SubjectError(problem)
     return Subject(
         plan.name,
         bundle.images,
@@ -210,6 +248,7 @@ def _subject(plan: SubjectPlan, bundle: "Bundle", defaults: SubjectDefaults) -> 
         (own.seed or 0) if defaults.seed is None else defaults.seed,
         defaults.num_vectors or own.vectors,
         config=_own_config(bundle.description, defaults),
+        forced=(problem,) if problem else (),
     )
 
 

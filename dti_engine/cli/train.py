@@ -9,7 +9,7 @@ from dti_engine.cli import config_options as training
 from dti_engine.cli import options
 from dti_engine.cli.console import require_extra
 from dti_engine.cli.slots import parse_slots
-from dti_engine.cli.subjects import plan_subjects
+from dti_engine.cli.subjects import plan_subjects, require_domain
 from dti_engine.cli.train_run import TrainOptions, train_bundles
 from dti_engine.config import MAX_VALIDATION_IMAGES
 from dti_engine.files import require_separate
@@ -111,6 +111,7 @@ def train(
     scorer: _ScorerOption = None,
     keep_every: _KeepEveryOption = None,
     resume: _ResumeOption = False,
+    force: options.TrainAnywayOption = False,
     as_json: options.JsonLinesOption = False,
 ) -> None:
     """Learn each bundle of images as one token.
@@ -145,8 +146,11 @@ def train(
         scorer=scorer,
         keep_every=keep_every,
         resume=resume,
+        force=force,
         as_json=as_json,
     )
+    if not force:
+        require_domain(plans, model)
     # Opening the model may download it, so everything cheap is checked before.
     config = training.training_config(recipe, model, changes)
     raise typer.Exit(train_bundles(plans, config, changes.keys(), chosen))

@@ -20,6 +20,7 @@ from dti_engine.cli.subjects import SubjectDefaults, SubjectPlans, load_subjects
 from dti_engine.cli.summary import RunSummary
 from dti_engine.cli.validation import validate_tokens
 from dti_engine.config import DtypeName
+from dti_engine.domains import domain_of
 from dti_engine.errors import ConfigurationError, TokenError
 from dti_engine.training.checkpoint_manager import CheckpointManager
 
@@ -52,6 +53,7 @@ class TrainOptions:
     scorer: str | None
     keep_every: int | None
     resume: bool
+    force: bool
     as_json: bool
 
 
@@ -231,7 +233,12 @@ class TrainingRun:
             return self.options.resume and is_finished(subject, token, self.model, self.config)
 
         defaults = SubjectDefaults(
-            self.options.seed, self.options.num_vectors, self.config, self.fixed
+            self.options.seed,
+            self.options.num_vectors,
+            self.config,
+            self.fixed,
+            domain_of(self.options.model),
+            force=self.options.force,
         )
         for subject in load_subjects(self.plans.subjects, summary, defaults, is_finished=is_done):
             with suppress(TokenError):  # training raises it again, and then it is the subject's

@@ -120,6 +120,7 @@ def _with_token(
         steps_done=training.steps_done,
         steps=training.config.steps,
         stop_reason=training.stop_reason,
+        remarks=(*report.remarks, *(f"trained by --force: {each}" for each in training.forced)),
         seconds=training.metrics.get("elapsed_s") if report.seconds is None else report.seconds,
         curve=tuple(sorted((dict(report.curve) | ends).items())),
     )

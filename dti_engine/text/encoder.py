@@ -11,6 +11,7 @@ Source of the comparison: paper, section 2.1 and Table 1.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Protocol
 
 import torch
@@ -85,11 +86,21 @@ def initializer_rows(encoder: TextEncoder, initializer: str) -> Tensor:
     ids = initializer_ids(encoder, initializer)
     rows = encoder.vocabulary()[ids].float()
     if not ids or not bool(rows.any(dim=-1).all()):
+        near = _near_trained_words(encoder, initializer)
+        hint = f"; near words that it has are {', '.join(near)}" if near else ""
         raise TokenError(
-            f"initializer {initializer!r} has no usable rows in the vocabulary of {encoder.name}; "
-            "give a common word for the subject, such as 'dog'"
+            f"initializer {initializer!r} has no usable rows in the vocabulary of {encoder.name}"
+            f"{hint}; give a common word for the subject, such as 'dog', that the model was "
+            "trained with"
         )
     return rows
+
+
+def _near_trained_words(encoder: TextEncoder, word: str) -> list[str]:
+    """Return the words with a row that are spelled most like a word, the nearest first."""
+    trained = encoder.vocabulary().any(dim=-1).tolist()
+    known = [each for each, row in zip(encoder.words(), trained, strict=True) if row]
+    return get_close_matches(word.strip().lower(), filter(str.isalpha, known))
 
 
 def vocabulary_norm_range(encoder: TextEncoder) -> tuple[float, float]:

@@ -93,5 +93,6 @@ def build_artifact(
             notes_sha256=notes_sha256(images),
             metrics=slot.metrics[-1].values(),
             first_fixed_loss=slot.first_fixed_loss,
+            forced=subject.forced,
         ),
     )

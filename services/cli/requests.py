@@ -87,6 +87,7 @@ class CheckedBundle:
     """The kind in bundle.json."""
     content: "UploadContent"
     warnings: Sequence[str]
+    has_photographs: bool = False
 
 
 def request_of(fields: Mapping[str, Any]) -> SubmitRequest:
@@ -174,7 +175,7 @@ def _check_bundle(plan: SubjectPlan) -> CheckedBundle | DTIError:
     except SubjectError as error:
         return error.bare()  # its traceback would keep the images in memory
     warnings = [str(warning) for warning in bundle.warnings]
-    return CheckedBundle(plan, bundle.description.kind, content, warnings)
+    return CheckedBundle(plan, bundle.description.kind, content, warnings, bundle.shows_photographs)
 
 
 def finish_submission(

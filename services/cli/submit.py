@@ -9,9 +9,10 @@ import typer
 
 from dti_engine.cli import config_options as training
 from dti_engine.cli import options as shared
-from dti_engine.cli.console import say
+from dti_engine.cli.console import say, warn
 from dti_engine.cli.progress import ProgressBar
 from dti_engine.cli.subjects import plan_subjects
+from dti_engine.domains import photograph_problem
 from dti_engine.errors import ConfigurationError, SubjectError
 from dti_engine.files import require_separate
 from services.cli import options
@@ -105,6 +106,7 @@ def submit(
     idempotency_key: options.IdempotencyKeyOption = None,
     again: options.AgainOption = False,
     dry_run: options.DryRunOption = False,
+    force: shared.TrainAnywayOption = False,
     consent_by: _ConsentByOption = None,
     consent_basis: _ConsentBasisOption = None,
     consent_until: _ConsentUntilOption = None,
@@ -129,7 +131,12 @@ def submit(
             [output or Path(job_words("training").folder)], bundles, may_be_within=True
         )
     changes = training.changed_fields(settings or [], steps=steps, lr=lr, kappa=kappa)
-    fields = {"model": model, "recipe": recipe, "overrides": changes or None}
+    fields = {
+        "model": model,
+        "recipe": recipe,
+        "overrides": changes or None,
+        "force": force or None,
+    }
     with connect(server, api_key, forever=wait) as client:
         checked = _check(bundles, placeholder, initializers or [], skip_refused=skip_refused)
         request = training_request(
@@ -137,6 +144,7 @@ def submit(
         )
         # A refusal by the service is reported before thousands of uploads.
         draft = _draft(client, request)
+        _require_domain(draft, checked, force=force)
         if dry_run:
             _print_draft(client, draft, checked, as_json=as_json)
             return
@@ -177,6 +185,18 @@ def _draft(client: "Client", request: SubmitRequest) -> TrainingDraft:
     if request.manifest:
         client.upload([request.manifest])
     return client.draft(request.body)
+
+
+def _require_domain(draft: TrainingDraft, checked: Sequence[CheckedBundle], *, force: bool) -> None:
+    """Raise SubjectError if a bundle has photographs that the model cannot learn."""
+    names = [bundle.plan.name for bundle in checked if bundle.has_photographs]
+    if draft.learns_photographs or not names:
+        return
+    problem = photograph_problem(draft.model)
+    if not force:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise SubjectError(f"{names[0]}{more}: {problem}")
+    warn(f"forced: {problem}")
 
 
 def _upload(client: "Client", checked: Sequence[CheckedBundle]) -> None:

@@ -189,4 +189,4 @@ class TrainingDraft(Response):
     recipe: str
     config: dict[str, Any]
     steps: int = Field(description="training steps of all subjects together, at most")
-    warnings: tuple[str, ...] = ()
+    learns_photographs: bool = True

@@ -8,7 +8,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, Field, JsonValue, StringConstraints, model_validator
 
@@ -105,6 +105,10 @@ class TrainingJobSpec(WireModel):
     manifest: Digest | None = Field(
         default=None,
         description="upload that listed the subjects, which is erased with any of them",
+    )
+    photographs: Literal["learned", "refused", "forced"] = Field(
+        default="learned",
+        description="whether the model learns photographs; forced: trained although it does not",
     )
     max_steps: int | None = Field(
         default=None, description="steps that a bundle.json may ask for at most; none: any number"

@@ -9,6 +9,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from dti_engine.config import TrainConfig
+from dti_engine.domains import photograph_problem
 from dti_engine.errors import CheckpointError, ConfigurationError, InvalidBundleError, SubjectError
 from dti_engine.images.bundles.archives import OpenArchive
 from dti_engine.images.bundles.bundle import Bundle, check_bundle
@@ -179,7 +180,18 @@ def _subject(
         seed=seed or 0,
         num_vectors=item.training.vectors or description.training.vectors,
         config=own_config,
+        forced=_objections(bundle, job),
     )
+
+
+def _objections(bundle: Bundle, job: TrainingJobSpec) -> tuple[str, ...]:
+    """Return what the job overrides. Raises: SubjectError if it has photographs and may not."""
+    if job.photographs == "learned" or not bundle.shows_photographs:
+        return ()
+    problem = photograph_problem(job.model)
+    if job.photographs == "refused":
+        raise SubjectError(problem)
+    return (problem,)
 
 
 def _placeholder(attempt: Attempt, item: TrainingItem, description: BundleDescription) -> str:

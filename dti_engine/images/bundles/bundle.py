@@ -32,6 +32,7 @@ from dti_engine.images.bundles.sidecars import Sidecars, SubjectWords, read_side
 from dti_engine.images.crops import mask_coverage
 from dti_engine.images.decode import SubjectImage
 from dti_engine.images.file_formats import READABLE
+from dti_engine.images.photographs import shows_photographs
 
 _MAX_LINES = 50  # of an error message; `check_bundle` returns all findings
 _NO_WORDS = SubjectWords()
@@ -50,6 +51,11 @@ class Bundle:
     images: Sequence[SubjectImage]  # the valid ones, in the order of their names
     errors: Sequence[BundleFinding]
     warnings: Sequence[BundleFinding]
+
+    @property
+    def shows_photographs(self) -> bool:
+        """Return whether its images are photographs, and no drawings."""
+        return shows_photographs(self.images)
 
 
 def read_description(path: Path, *, limits: BundleLimits = DEFAULT_LIMITS) -> BundleDescription:

@@ -160,6 +160,15 @@ ACCESSORY_PHRASES = {
 _PATTERN_PHRASES = {"striped": "with {} stripes", "spotted": "with {} spots"}
 
 
+@functools.cache
+def caption_words() -> frozenset[str]:
+    """Return every word that a caption of the world may have: all that the miniature was taught."""
+    phrases = (PLACE_PHRASES, STYLE_PHRASES, ACCESSORY_PHRASES, _PATTERN_PHRASES)
+    told = " ".join(phrase.replace("{}", "") for each in phrases for phrase in each.values())
+    joined = "a an and on the left right next to of style"
+    return frozenset({*KINDS, *COLOURS, *breeds(), *told.split(), *joined.split()})
+
+
 def article(noun_phrase: str) -> str:
     """Return a noun with its article: `dog` -> `a dog`, `orange dog` -> `an orange dog`."""
     return ("an " if noun_phrase[0] in "aeio" else "a ") + noun_phrase

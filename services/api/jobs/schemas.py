@@ -309,6 +309,9 @@ class DryRun(BaseModel):
     missing_uploads: list[str] = Field(
         description="The SHA-256 of the missing uploads, the first 1000 of them."
     )
+    learns_photographs: bool = Field(
+        default=True, description="Whether the model can learn photographs, as far as is known."
+    )
 
 
 def _fraction(progress: Mapping[str, JsonValue]) -> float:

@@ -7,12 +7,13 @@ worker runs is reported with its place in the request.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
 from dti_engine.config import TrainConfig
+from dti_engine.domains import domain_of
 from dti_engine.errors import ConfigurationError
 from dti_engine.recipes import recipe
 from services.api import order_limits
@@ -112,6 +113,7 @@ def build_training_job(
         config=config.model_dump(mode="json"),
         validation_images=request.validation_images,
         webhook=request.webhook.url if request.webhook else None,
+        photographs=_photographs(model, force=request.force),
         max_steps=model.order_limits().max_training_steps,
         manifest=request.manifest if request.subjects is None else None,
     )
@@ -179,6 +181,14 @@ def _config(
     return name, config
 
 
+def _photographs(model: ServedModel, *, force: bool) -> Literal["learned", "refused", "forced"]:
+    """Return what workers do with photographs: the API sees no images."""
+    domain = domain_of(model.weights)
+    if domain is None or domain.learns_photographs:
+        return "learned"
+    return "forced" if force else "refused"
+
+
 def check_webhook(url: str, *, allow_private: bool) -> None:
     """Check that a webhook may be sent to the URL.
 
@@ -241,12 +251,15 @@ def _check_subjects(
 ) -> Cost:
     """Check consents and the subjects' own training settings; return the cost of them all."""
     errors: list[Any] = []
+    domain = domain_of(model.weights)
     num_without_changes = sum(not subject.training.changes() for subject in subjects)
     cost = order_limits.training_cost(config, num_without_changes)
     for number, subject in enumerate(subjects):
         where = ("body", place, number if place == "subjects" else number + 1)
         if subject.consent and not subject.consent.holds(now):
             errors.append(_error((*where, "consent", "expires_at"), "this consent has expired"))
+        if domain and (problem := domain.word_problem(subject.initializer or "")):
+            errors.append(_error((*where, "initializer"), problem))
         if changes := subject.training.changes():
             try:
                 own_config = config.changed(**changes)

@@ -60,5 +60,6 @@ def _dry_run(state: AppState, tenant: str, job: BuiltTrainingJob) -> schemas.Dry
         config=job.config.model_dump(mode="json"),
         steps=sum(subject.training.steps or job.config.steps for subject in job.subjects),
         missing=len(missing),
+        learns_photographs=job.request.shared["photographs"] == "learned",
         missing_uploads=missing[:1000],
     )

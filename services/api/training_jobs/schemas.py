@@ -118,6 +118,11 @@ class TrainingJobRequest(BaseJobRequest):
         max_length=100,
         description="Fields of the training config that replace those of the recipe.",
     )
+    force: bool = Field(
+        default=False,
+        description="Train photographs with a model that knows only drawings; the token's manifest "
+        "keeps it.",
+    )
     validation_images: int = Field(
         default=4,
         ge=0,

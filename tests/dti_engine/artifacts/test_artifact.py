@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from dti_engine.artifacts.artifact import Artifact
+from dti_engine.artifacts.file_kinds import file_kind
 from dti_engine.artifacts.sealed import write_checked
 from dti_engine.errors import ArtifactError, ArtifactFormatError, ArtifactMismatchError, OutputError
 from dti_engine.recipes import miniature
@@ -320,6 +321,11 @@ def test_other_encoders_or_dimensions_are_rejected(
         ArtifactMismatchError, match=r"<rex> .* 'miniature', .* \{'text_encoder': 8"
     ):
         artifact.check_compatibility(dims, FINGERPRINT)
+
+
+def test_a_header_whose_length_looks_like_a_pickle_is_none() -> None:
+    assert file_kind((0x0280).to_bytes(8, "little") + b"{") == "safetensors"
+    assert file_kind(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 ") == "pickle"
 
 
 def test_other_weights_are_a_warning_or_rejected_on_demand(artifact: Artifact) -> None:

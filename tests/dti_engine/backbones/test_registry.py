@@ -20,6 +20,7 @@ from dti_engine.backbones.checkpoint import MINIATURE
 from dti_engine.backbones.registry import catalogue, published
 from dti_engine.cli import models
 from dti_engine.cli.app import app
+from dti_engine.domains import DOMAINS
 from dti_engine.errors import ModelLoadError
 
 PARTS = [(model.name, part.name) for model in catalogue().values() for part in model.parts]
@@ -275,21 +276,21 @@ def test_an_unknown_name_is_refused_and_the_known_are_named() -> None:
         published("sd3")
 
 
-def test_the_table_has_every_model_and_fits_a_hundred_columns(
+def test_the_table_has_every_model_and_fits_eighty_columns(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(models.results, "width", 100)
+    monkeypatch.setattr(models.results, "width", 80)
     result = CliRunner().invoke(app, ["models"])
     assert result.exit_code == 0
     lines = [line.split() for line in result.stdout.splitlines()]
-    assert max(map(len, result.stdout.splitlines())) <= 100
+    assert max(map(len, result.stdout.splitlines())) <= 80
     assert any(line[:1] == ["miniature"] for line in lines)
     for model in catalogue().values():
-        (row,) = (line for line in lines if line and line[0] == model.name)
-        owner, _, repository = (model.hub_id or "").partition("/")
-        assert row[1:4] == [f"{owner}/", str(model.image_size), model.objective]
-        assert [repository] in lines
-    assert ["768+1280", "2.57B", "818M", "83.7M", "7.3", "13.9"] in [line[4:] for line in lines]
+        row, licence = (line for line in lines if line and line[0] == model.name)
+        assert row[1:3] == ["photographs", str(model.image_size)]
+        assert " ".join(licence[1:]) == DOMAINS[model.name].licence
+        assert [model.hub_id] in lines
+    assert ["768+1280", "2.57B", "7.3", "9.3-28.5", "13.9"] in [line[3:] for line in lines]
 
 
 def test_json_has_the_same_with_exact_numbers() -> None:
@@ -301,6 +302,9 @@ def test_json_has_the_same_with_exact_numbers() -> None:
     assert sdxl["parameters"]["unet"] == 2_567_463_684
     assert sdxl["text_dims"] == {"text_encoder": 768, "text_encoder_2": 1280}
     assert miniature["hub_id"] is None
+    assert (miniature["learns_photographs"], miniature["class_words"][1]) == (False, "dog")
+    assert (sdxl["learns_photographs"], sdxl["class_words"]) == (True, None)
+    assert sdxl["licence"] == "CreativeML Open RAIL++-M"
     assert (miniature["image_size"], miniature["download_bytes"]) == (64, 0)
 
 

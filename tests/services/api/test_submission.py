@@ -54,7 +54,7 @@ def test_workers_get_the_settings_of_the_request(site: Any) -> None:
         "consent": {"attested_by": "a", "basis": "b", "expires_at": "2999-01-01T00:00:00Z"},
         "training": {"seed": 7, "steps": 50},
         "placeholder": "<ada>",
-        "initializer": "woman",
+        "initializer": "robot",
     }
     answer = site.submit({"subjects": [subject], "overrides": {"lr": 0.1}, "validation_images": 2})
     spec = read_spec(site.ledger, JobKeys("acme", answer.json()["job"]))
@@ -69,6 +69,27 @@ def test_workers_get_the_settings_of_the_request(site: Any) -> None:
     assert (order.config["lr"], order.config["steps"]) == (0.1, 200)
     assert spec.record.pool == "miniature"
     assert spec.record.batch.startswith("dti-4-64-")
+
+
+def test_a_class_word_that_the_model_does_not_know_is_refused_with_near_ones(site: Any) -> None:
+    subject = {"id": "ada", "bundle": "0" * 64, "initializer": "dogs"}
+    answer = site.submit({"subjects": [subject], "dry_run": True})
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert error["pointer"] == "#/subjects/0/initializer"
+    assert "near ones are dog" in error["detail"]
+
+
+@pytest.mark.parametrize(("fields", "expected"), [({}, "refused"), ({"force": True}, "forced")])
+def test_workers_are_told_what_to_do_with_photographs(
+    site: Any, fields: dict[str, Any], expected: str
+) -> None:
+    subject = {"id": "ada", "bundle": "0" * 64}
+    draft = site.submit({"subjects": [subject], "dry_run": True, **fields})
+    assert draft.json()["learns_photographs"] is False
+    answer = site.submit({"subjects": [subject], **fields})
+    spec = read_spec(site.ledger, JobKeys("acme", answer.json()["job"]))
+    assert spec.shared["photographs"] == expected
 
 
 def test_a_manifest_replaces_subjects(site: Any) -> None:

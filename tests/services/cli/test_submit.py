@@ -11,6 +11,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 from hosted import Hosted, make_bundle, wait_until
+from PIL import Image
 from typer.testing import Result
 
 from dti_engine.images.bundles.schema import Kind
@@ -180,8 +181,25 @@ def test_many_subjects_go_as_a_manifest(
     assert dti("submit", photos).stdout.strip() == listed
 
 
+def test_photographs_are_refused_for_the_miniature_unless_forced(
+    dti: Dti, service: Hosted, tmp_path: Path
+) -> None:
+    (tmp_path / "max").mkdir()
+    noise = Image.effect_noise((100, 100), 60).convert("RGB")
+    noise.resize((300, 300), Image.Resampling.BICUBIC).save(tmp_path / "max" / "0.png")
+    for more in ([], ["--dry-run"]):
+        refused = dti("submit", tmp_path / "max", "-i", "dog", *more)
+        assert refused.exit_code == 2
+        assert "max: its images are photographs" in refused.stderr
+    sent = dti("submit", tmp_path / "max", "-i", "dog", "--force")
+    assert sent.exit_code == 0
+    assert "forced: its images are photographs" in " ".join(sent.stderr.split())
+    spec = read_spec(service.ledger, JobKeys("acme", sent.stdout.strip()))
+    assert spec.shared["photographs"] == "forced"
+
+
 def test_persons_need_consent(dti: Dti, service: Hosted, photos: Path) -> None:
-    (photos / "ann" / "bundle.json").write_text('{"initializer": "woman", "kind": "person"}')
+    (photos / "ann" / "bundle.json").write_text('{"initializer": "robot", "kind": "person"}')
     refused = dti("submit", photos)
     assert refused.exit_code == 2
     assert "ann is a person" in refused.stderr
@@ -206,9 +224,9 @@ def test_archives_and_words_are_taken_as_by_train(
     import shutil
 
     archive = shutil.make_archive(str(tmp_path / "Max"), "zip", photos / "rex")
-    sent = dti("submit", archive, photos / "ann", "-i", "cat", "-i", "bird", "--kind", "style")
+    sent = dti("submit", archive, photos / "ann", "-i", "car", "-i", "bird", "--kind", "style")
     items = items_of(service, sent.stdout.strip())
-    assert items["max"]["initializer"] == "cat"
+    assert items["max"]["initializer"] == "car"
     assert items["ann"]["initializer"] == "bird"
     assert {item["kind"] for item in items.values()} == {"style"}
 

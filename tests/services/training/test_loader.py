@@ -11,6 +11,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -33,16 +34,16 @@ from services.training import loader
 from services.training.loader import load_subject
 
 
-def _bundle(description: dict[str, object]) -> bytes:
+def _bundle(description: dict[str, object], picture: Image.Image | None = None) -> bytes:
     image, file = io.BytesIO(), io.BytesIO()
-    Image.new("RGB", (64, 64), "red").save(image, "PNG")
+    (picture or Image.new("RGB", (64, 64), "red")).save(image, "PNG")
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("one.png", image.getvalue())
         archive.writestr("bundle.json", json.dumps(description))
     return file.getvalue()
 
 
-def _claimed(store: MemoryStore, bundle: bytes) -> Attempt:
+def _claimed(store: MemoryStore, bundle: bytes, **spec_fields: Any) -> Attempt:
     ledger = Ledger.open(store, LedgerSettings(lease_s=60, poll_interval_s=0.001))
     sha256 = hashlib.sha256(bundle).hexdigest()
     uploads.write(store, "acme", sha256, io.BytesIO(bundle))
@@ -51,6 +52,7 @@ def _claimed(store: MemoryStore, bundle: bytes) -> Attempt:
         recipe="miniature",
         config=recipe("miniature").model_dump(mode="json"),
         max_steps=5000,
+        **spec_fields,
     )
     item = JobItem(name="rex", work=TrainingItem(bundle=sha256).model_dump(mode="json"))
     request = JobRequest(pool="miniature", items=(item,), shared=spec.model_dump(mode="json"))
@@ -75,6 +77,20 @@ def test_a_bundle_may_ask_for_as_many_steps_as_the_service_takes(
     else:
         with pytest.raises(SubjectError, match="steps"):
             load_subject(store, attempt, store.now())
+
+
+@pytest.mark.parametrize("photographs", ["learned", "refused", "forced"])
+def test_photographs_are_learned_refused_or_forced(photographs: str) -> None:
+    noise = Image.effect_noise((100, 100), 60).convert("RGB")
+    bundle = _bundle({"initializer": "dog"}, noise.resize((300, 300), Image.Resampling.BICUBIC))
+    store = MemoryStore()
+    attempt = _claimed(store, bundle, photographs=photographs)
+    if photographs == "refused":
+        with pytest.raises(SubjectError, match="its images are photographs"):
+            load_subject(store, attempt, store.now())
+    else:
+        forced = load_subject(store, attempt, store.now()).subject.forced
+        assert len(forced) == (photographs == "forced")
 
 
 def test_an_upload_has_no_name_in_the_temporary_folder(
