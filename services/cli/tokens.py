@@ -14,11 +14,13 @@ from rich.table import Table
 from dti_engine.cli import options as shared
 from dti_engine.cli.console import output_folder, print_json, print_paths, results, say
 from dti_engine.cli.progress import ProgressBar
+from dti_engine.config import ExportFormat
+from dti_engine.errors import ConfigurationError
 from services.cli import options
 from services.cli.display import format_time
 from services.cli.options import connect
 from services.cli.requests import parse_tags
-from services.cli.wait import fetch_token
+from services.cli.wait import fetch_export, fetch_token
 from services.client.schemas import Token
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ _LISTED = 50
 EXAMPLES = (
     "dti tokens",
     "dti tokens --alias rex --download tokens",
+    "dti tokens --alias rex --download embeddings --format comfyui",
     "dti tokens --tag customer=7 --json",
 )
 
@@ -66,6 +69,15 @@ def tokens(
         Path | None,
         typer.Option(metavar="DIR", help="Download the tokens to DIR, each as NAME.safetensors."),
     ] = None,
+    file_format: Annotated[
+        ExportFormat | None,
+        typer.Option(
+            "--format",
+            help="With --download: write the files of another program, as [cyan]dti export[/] "
+            "does. No torch is needed.",
+            show_default="our own files",
+        ),
+    ] = None,
     limit: _LimitOption = None,
     server: options.ServerOption = None,
     api_key: options.ApiKeyOption = None,
@@ -77,6 +89,8 @@ def tokens(
     [cyan]dti export[/] take them. Of several tokens of one subject, the newest becomes
     NAME.safetensors; the names of the others end in the last part of their ids.
     """
+    if file_format and download is None:
+        raise ConfigurationError("--format is the format of downloaded files; add --download DIR")
     limit = limit or (None if download else _LISTED)
     tags = parse_tags([tagged] if tagged else [])
     tag = next((f"{name}:{value}" for name, value in tags.items()), None)
@@ -84,17 +98,18 @@ def tokens(
     with connect(server, api_key) as client:
         # One more than is shown tells whether there are older ones.
         listed = list(islice(client.tokens(alias=alias, tag=tag), limit and limit + 1))
-        paths = list[Path]()
+        paths = list[list[Path]]()
         if folder:
-            paths = _download(client, listed[:limit], folder)
+            paths = _download(client, listed[:limit], folder, file_format)
     shown = listed[:limit]
     if as_json:
         documents = [token.model_dump(mode="json") for token in shown]
-        for document, path in zip(documents, paths, strict=False):
-            document["path"] = str(path)
+        for document, files in zip(documents, paths, strict=False):
+            document["path"] = str(files[0])
+            document["paths"] = [str(path) for path in files]
         print_json({"tokens": documents})
     elif folder:
-        print_paths(paths)
+        print_paths([path for files in paths for path in files])
     elif shown:
         results.print(_table(shown))
     if not shown:
@@ -103,26 +118,38 @@ def tokens(
         say(f"there are older tokens: add --limit {10 * len(shown)}")
 
 
-def _download(client: "Client", tokens: Sequence[Token], folder: Path) -> list[Path]:
-    """Download the tokens and return their paths. Raises: ClientError; OutputError."""
+def _download(
+    client: "Client", tokens: Sequence[Token], folder: Path, file_format: ExportFormat | None
+) -> list[list[Path]]:
+    """Download the tokens and return the paths of each. Raises: ClientError; OutputError."""
     newest = dict[str, str]()
     for token in tokens:
         newest.setdefault(token.alias, token.token)
+    notes = set[str]()
     with ProgressBar("downloading", len(tokens)) as progress:
 
-        def download(token: Token) -> Path:
+        def download(token: Token) -> list[Path]:
             is_newest = newest[token.alias] == token.token
             # The last 15 characters hold a part of the job's id, the round and the index.
             name = token.alias if is_newest else f"{token.alias}-{token.token[-15:]}"
-            path = fetch_token(client, token.token, folder, name, sha256=token.sha256)
+            if file_format:
+                exported = fetch_export(client, token.token, folder, name, file_format)
+                paths = list(exported.contents)
+                notes.add(f"in a prompt of {file_format}: {exported.prompt_name}")
+                notes.update([exported.note] if exported.note else [])
+            else:
+                paths = [fetch_token(client, token.token, folder, name, sha256=token.sha256)]
             progress.advance()
-            return path
+            return paths
 
         pool = ThreadPoolExecutor(_MAX_DOWNLOADS)
         try:
-            return list(pool.map(download, tokens))
+            found = list(pool.map(download, tokens))
         finally:
             pool.shutdown(cancel_futures=True)
+    for note in sorted(notes):
+        say(note)
+    return found
 
 
 def _table(tokens: Sequence[Token]) -> Table:

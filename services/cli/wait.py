@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from dti_engine.artifacts.repacking import RepackedToken, repack
 from dti_engine.cli.console import output_folder, print_json, print_paths, results, say, warn
 from dti_engine.cli.resume import set_aside
+from dti_engine.config import ExportFormat
 from dti_engine.errors import DTIError
 from dti_engine.files import atomic_write
 from services.cli.display import JobProgress, job_words
@@ -259,6 +261,28 @@ def fetch_token(
         lambda: sha256 or client.token(token).sha256,
         lambda: client.token_file(token),
     )
+
+
+def fetch_export(
+    client: "Client", token: str, folder: Path, name: str, format_name: ExportFormat
+) -> RepackedToken:
+    """Download a token, and write its files in the format of another program.
+
+    Another file of such a name moves to DIR/earlier. No torch is needed.
+
+    Raises: ClientError; ArtifactError if the program does not take the token; OutputError if a file
+        cannot be written.
+    """
+    exported = repack(
+        client.token_file(token), folder / f"{file_stem(name)}.safetensors", format_name
+    )
+    for path, content in exported.contents.items():
+        if path.exists():
+            if path.read_bytes() == content:
+                continue
+            set_aside(folder, [path.stem], path.suffix)
+        atomic_write(path, content)
+    return exported
 
 
 def fetch_result(client: "Client", job: Job, item: Item, folder: Path) -> Path:

@@ -6,8 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hosted import Hosted, wait_until
 from typer.testing import Result
+
+from dti_engine.artifacts.artifact import Artifact
+from dti_engine.artifacts.exporters import convert
+from dti_engine.artifacts.manifest import ImportedOrigin
+from dti_engine.text.tokens import LearnedToken
+from services.client.client import Client
 
 Dti = Callable[..., Result]
 
@@ -219,3 +226,29 @@ def test_tokens_are_fetched_the_newest_under_its_name(
     assert sorted(result.stdout.splitlines()) == sorted(f"out/{name}" for name in names)
     report = tokens(dti, "--alias", "rex", "--download", "out")
     assert report[0]["path"] == "out/rex.safetensors"
+
+
+def test_tokens_are_fetched_in_the_format_of_another_program(
+    dti: Dti, ended: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {"text_encoder": torch.randn(1, 768), "text_encoder_2": torch.randn(1, 1280)}
+    token = LearnedToken("<rex>", rows, "eos")
+    origin = ImportedOrigin(format_name="test", pooling="eos", files={})
+    artifact = Artifact.of(token, model="tiny", fingerprint="0" * 64, origin=origin)
+    monkeypatch.setattr(Client, "token_file", lambda self, token: artifact.to_bytes())
+    Path("out").mkdir()
+    Path("out/rex.safetensors").write_bytes(b"mine")
+    fetch = ("tokens", "--alias", "rex", "--download", "out")
+    result = dti(*fetch, "--format", "diffusers")
+    assert result.exit_code == 0, result.output
+    expected = convert(artifact, Path("out/rex.safetensors"), "diffusers")
+    assert result.stdout.splitlines() == ["out/rex.safetensors", "out/rex_2.safetensors"]
+    assert {path: path.read_bytes() for path in expected.files} == expected.contents
+    assert [path.read_bytes() for path in Path("out/earlier").iterdir()] == [b"mine"]
+    notes = " ".join(result.stderr.split())
+    assert "in a prompt of diffusers: <rex>" in notes
+    assert "eos_token_id" in notes
+    [listed] = json.loads(dti(*fetch, "--format", "comfyui", "--json").stdout)["tokens"]
+    assert (listed["path"], listed["paths"]) == ("out/rex.safetensors", ["out/rex.safetensors"])
+    refused = dti("tokens", "--format", "comfyui")
+    assert (refused.exit_code, "add --download DIR" in refused.stderr) == (2, True)
