@@ -165,7 +165,7 @@ class ApiSettings(ShareSettings, RequestTimeout):
         default=5.0, ge=0, description="time for which a count of open items is reused"
     )
     store_timeout_s: float = Field(
-        default=5.0, gt=0, description="time for the readiness check of the store"
+        default=2.0, gt=0, description="time for the readiness check of the store"
     )
     engines_url: HttpUrl | None = Field(
         default=None,

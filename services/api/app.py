@@ -20,7 +20,7 @@ from services.api.middleware.auth import AuthMiddleware
 from services.api.middleware.openai_errors import OpenAIErrorMiddleware, OpenAIProblem
 from services.api.middleware.proxies import HeadMiddleware, LocationMiddleware, path_prefix
 from services.api.middleware.request_log import RequestLogMiddleware
-from services.api.readiness import Readiness
+from services.api.readiness import Readiness, StoreGateMiddleware
 from services.api.server import FramingMiddleware
 from services.api.shares import api_shares
 from services.api.tokens import routes as tokens
@@ -34,6 +34,7 @@ from services.ledger.ledger import Ledger
 from services.ledger.workers import ProgressReader
 from services.metrics import Metrics, current
 from services.settings import ApiSettings
+from services.storage.gate import StoreGate
 
 ROUTERS = (
     uploads.router,
@@ -59,6 +60,7 @@ def create_app(
     metrics: Metrics | None = None,
     settings: ApiSettings | None = None,
     engine_secret: str = "",
+    gate: StoreGate | None = None,
     serves_metrics: bool = True,
 ) -> FastAPI:
     """Create the ASGI app of one process. Any number of processes may share a store.
@@ -69,10 +71,13 @@ def create_app(
         metrics: Where to count; None for the metrics of the process.
         settings: Limits and timeouts; None for the defaults.
         engine_secret: The secret that the engines accept.
+        gate: The gate of the ledger's store; None for one that is never shut.
         serves_metrics: Whether /metrics is among the routes.
     """
     settings = settings or ApiSettings()
-    state = _app_state(ledger, served_models, metrics or current(), settings, engine_secret)
+    state = _app_state(
+        ledger, served_models, metrics or current(), settings, engine_secret, gate or StoreGate()
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -109,6 +114,7 @@ def _app_state(
     metrics: Metrics,
     settings: ApiSettings,
     engine_secret: str,
+    gate: StoreGate,
 ) -> AppState:
     progress = ProgressReader(ledger, settings.event_poll_interval_s)
     shares = api_shares(settings)
@@ -123,7 +129,8 @@ def _app_state(
         quotas=Quotas(ledger, settings.quota_cache_ttl_s),
         progress=progress,
         events=EventBroadcaster(ledger, progress, served_models, settings, shares.event_streams),
-        readiness=Readiness(ledger.store, settings.store_timeout_s),
+        readiness=Readiness(ledger.store, settings.store_timeout_s, gate),
+        gate=gate,
         engines=EngineClient(
             settings.engines_url,
             engine_secret,
@@ -144,6 +151,7 @@ def _middleware(state: AppState) -> list[Middleware]:
         Middleware(OpenAIErrorMiddleware),
         Middleware(RequestLogMiddleware, metrics=state.metrics),
         Middleware(FramingMiddleware),
+        Middleware(StoreGateMiddleware, gate=state.gate),
         Middleware(
             AuthMiddleware,
             authenticator=state.authenticator,

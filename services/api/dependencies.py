@@ -22,6 +22,7 @@ from services.ledger.ledger import Ledger
 from services.ledger.workers import ProgressReader
 from services.metrics import Metrics
 from services.settings import ApiSettings
+from services.storage.gate import StoreGate
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class AppState:
     progress: ProgressReader
     events: EventBroadcaster
     readiness: Readiness
+    gate: StoreGate
     engines: EngineClient
     images: ImageStore
     shares: ApiShares

@@ -193,21 +193,30 @@ def error_response(request_id: str, error: DTIError) -> Response:
         log.exception("request failed", error=type(error).__name__, status=status)
         if not isinstance(error, _PUBLIC_ERRORS):
             detail = _INTERNAL_DETAIL
-    if isinstance(error, UnavailableError):
-        headers["Retry-After"] = str(_STORE_RETRY_S)
-        detail = "the store did not answer in time: retry; nothing is done twice"
     if isinstance(error, StoreFullError):
         headers["Retry-After"] = str(_FULL_STORE_RETRY_S)
         detail = (
             "the service has no space left to store this, and has stored nothing: retry once the "
             "operator has freed space"
         )
+    elif isinstance(error, UnavailableError):
+        return unavailable_response(request_id)
     if isinstance(error, QuotaError | NoEngineError):
         # Rounded up: a client that comes back too early is refused once more.
         headers["Retry-After"] = str(max(1, -int(-error.retry_after_s // 1)))
     if isinstance(error, UnknownKeyError):
         headers["WWW-Authenticate"] = "Bearer"
     return problem_response(request_id, status, detail, name=name, headers=headers)
+
+
+def unavailable_response(request_id: str) -> Response:
+    """Return the response while the store does not answer."""
+    return problem_response(
+        request_id,
+        503,
+        "the store did not answer in time: retry; nothing is done twice",
+        headers={"Retry-After": str(_STORE_RETRY_S)},
+    )
 
 
 def internal_error_response(request_id: str) -> Response:

@@ -1,13 +1,16 @@
-"""The readiness check: whether the store answers."""
+"""Whether the store answers: the readiness check, and the refusal of requests while it does not."""
 
 from dataclasses import dataclass, field
 
 import anyio
 from anyio import to_thread
 from cachetools import TTLCache
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from services.api.problems import unavailable_response
 from services.errors import ServiceError, UnavailableError
 from services.ledger.keys import WORKERS_FOLDER
+from services.storage.gate import StoreGate
 from services.storage.interface import Store
 
 _TTL_S = 1.0
@@ -24,6 +27,7 @@ class Readiness:
 
     store: Store
     timeout_s: float
+    gate: StoreGate
     # Requests that wait for a silent store hold all threads of the shared pool. This check is about
     # the store, so that it must not wait for one of them.
     _threads: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(2))
@@ -33,8 +37,9 @@ class Readiness:
         """Check that the store answers.
 
         Raises:
-            UnavailableError: It does not answer within the timeout.
+            UnavailableError: It does not answer within the timeout, or its gate is shut.
         """
+        self.gate.check()
         if "store" in self._recent:
             return
         try:
@@ -48,3 +53,26 @@ class Readiness:
 
     def _list_workers(self) -> None:
         self.store.list(WORKERS_FOLDER, limit=1)
+
+
+_STORELESS = ("/healthz", "/readyz", "/metrics", "/docs", "/openapi.json")
+"""Paths that are served without the store, the first three for probes and Prometheus."""
+
+
+class StoreGateMiddleware:
+    """Refuses requests while the gate is shut, before they take a thread or a share of anything."""
+
+    def __init__(self, app: ASGIApp, gate: StoreGate) -> None:
+        self._app = app
+        self._gate = gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._gate.is_shut and not _is_storeless(scope["path"]):
+            refused = unavailable_response(scope["state"]["request_id"])
+            await refused(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+def _is_storeless(path: str) -> bool:
+    return path.startswith("/docs/") or path in _STORELESS

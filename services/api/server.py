@@ -185,11 +185,13 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     def release(self) -> None:
-        """End all event streams and accept no more.
-
-        Code that stops the server without a signal calls this and then sets `should_exit`.
-        """
+        """End all event streams and accept no more."""
         self._app.state.service.events.close()
+
+    def stop(self) -> None:
+        """Shut down gracefully without a signal. Thread-safe."""
+        self.release()
+        self.should_exit = True
 
 
 _TWO_LENGTHS = PlainTextResponse(

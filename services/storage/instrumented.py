@@ -16,8 +16,10 @@ from services.errors import (
     OutcomeUnknownError,
     PreconditionFailedError,
     ServiceError,
+    StoreFullError,
     UnavailableError,
 )
+from services.storage.gate import StoreGate
 from services.storage.interface import Head, Object, Page, PresignedPost, Retention, Store
 
 _ANSWERS = (NotFoundError, PreconditionFailedError, InvalidKeyError, InvalidRangeError)
@@ -114,37 +116,54 @@ class ForwardingStore(ABC):
 
 
 class InstrumentedStore(ForwardingStore):
-    """A store with metrics, which are recorded by the metrics of this process."""
+    """A store with metrics, which are recorded by the metrics of this process, and with a gate."""
+
+    def __init__(self, store: Store, gate: StoreGate | None = None) -> None:
+        """Wrap a store.
+
+        gate: one that a `StoreMonitor` keeps, so that calls fail while it is shut; None: none is.
+        """
+        super().__init__(store)
+        self._gate = gate or StoreGate()
 
     def _forward(self, operation: str, key: str, call: Callable[[], T], **arguments: object) -> T:
-        with _measure(operation):
+        with _measure(operation, self._gate):
             return call()
 
     def retention(self) -> Retention:
-        with _measure("retention"):
+        with _measure("retention", self._gate):
             return super().retention()
 
     def purge_versions(self, prefix: str) -> int:
         # Only erasures ask for it: it counts as a deletion instead of as ten more series.
-        with _measure("delete"):
+        with _measure("delete", self._gate):
             return super().purge_versions(prefix)
 
     def for_leases(self) -> "InstrumentedStore":
-        return InstrumentedStore(self._store.for_leases())
+        return InstrumentedStore(self._store.for_leases(), self._gate)
 
 
 @contextmanager
-def _measure(operation: str) -> Generator[None]:
-    """Time an operation, and count its failure."""
+def _measure(operation: str, gate: StoreGate) -> Generator[None]:
+    """Time an operation, count its failure, and tell the gate whether the store has answered.
+
+    Raises: UnavailableError at once if the gate is shut.
+    """
+    gate.check()
     recorder = metrics.current()
     begun = time.perf_counter()
     try:
         yield
     except _ANSWERS:
+        gate.record_answer()
         raise
     except ServiceError as error:
         recorder.count("dti_store_errors_total", operation=operation, error=_kind(error))
+        if isinstance(error, UnavailableError) and not isinstance(error, StoreFullError):
+            gate.record_failure()
         raise
+    else:
+        gate.record_answer()
     finally:
         duration_s = time.perf_counter() - begun
         recorder.observe("dti_store_request_seconds", duration_s, operation=operation)

@@ -12,7 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dti_engine import __version__
 from services import logs
-from services.errors import NotFoundError, StorageError, StoreRefusedError, UnavailableError
+from services.errors import (
+    NotFoundError,
+    StorageError,
+    StoreFullError,
+    StoreRefusedError,
+    UnavailableError,
+)
 from services.storage.interface import Store
 from services.storage.probe import Findings, probe
 
@@ -61,15 +67,21 @@ def probe_and_record(store: Store) -> ProbeRecord:
     return record
 
 
-def ensure_probed(store: Store) -> ProbeRecord:
+def ensure_probed(store: Store) -> ProbeRecord | None:
     """Return the record of a store, which is probed first unless a record fits; log the findings.
+
+    Returns None for a store that has no space for the probe: reading and deleting must go on.
 
     Raises: As `probe_and_record`.
     """
     record = find_record(store)
     if record is None:
         log.info("probing the store", store=store.url)
-        record = probe_and_record(store)
+        try:
+            record = probe_and_record(store)
+        except StoreFullError as error:
+            log.warning("store is full and could not be probed", reason=str(error))
+            return None
     findings = record.findings
     log.info(
         "store has passed the probe",

@@ -10,7 +10,7 @@ from chart.rendering import Chart
 from containers.kubelet import Node
 from containers.podman import ROOT, TOOLS, Image, build
 from containers.release import image_values
-from moto.server import ThreadedMotoServer
+from moto_server import start_moto
 
 from services.local.service import free_port
 
@@ -67,8 +67,7 @@ def node(
 def values(node: Node, api_image: Image, ray_image: Image) -> Iterator[dict[str, object]]:
     """Values of the chart: the images, and an S3 server on the host with a bucket."""
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for each request
-    server = ThreadedMotoServer(ip_address=node.network.gateway, port=0)
-    server.start()
+    server = start_moto(node.network.gateway)
     endpoint = "http://{}:{}".format(*server.get_host_and_port())
     key = {"aws_access_key_id": "moto", "aws_secret_access_key": "not-a-secret"}
     client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **key)

@@ -8,7 +8,7 @@ import boto3
 import httpx
 import pytest
 from containers.podman import RAY_FOLDERS, READ_ONLY, Image, answers, build, podman, wait_for
-from moto.server import ThreadedMotoServer
+from moto_server import start_moto
 
 pytestmark = [pytest.mark.slow, pytest.mark.container]
 
@@ -21,8 +21,7 @@ READINESS_PROBE = (
 @pytest.fixture(scope="module")
 def s3() -> Iterator[dict[str, str]]:
     """An S3 server on this host with a bucket, as variables of a container."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
+    server = start_moto()
     endpoint = "http://{}:{}".format(*server.get_host_and_port())
     credentials = {"AWS_ACCESS_KEY_ID": "moto", "AWS_SECRET_ACCESS_KEY": "not-a-secret"}
     boto3.client(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
+from moto_server import start_moto
 from stub_engine import StubEngine, stub_engine
 
 from services.storage.directory import DirectoryStore
@@ -34,8 +34,7 @@ class Server(NamedTuple):
 
 @pytest.fixture(scope="session")
 def _moto() -> Iterator[Server]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
+    server = start_moto()
     host, port = server.get_host_and_port()
     credentials = {"AWS_ACCESS_KEY_ID": "moto", "AWS_SECRET_ACCESS_KEY": "not-a-secret"}
     endpoint = f"http://{host}:{port}"

@@ -9,7 +9,7 @@ import pytest
 
 from services import logs, metrics
 from services.contracts.models import MINIATURE
-from services.errors import StoreRefusedError, UnavailableError
+from services.errors import StoreFullError, StoreRefusedError, UnavailableError
 from services.inference.factory import open_engine
 from services.inference.spec import EngineSpec
 from services.settings import WorkerProcessSettings
@@ -67,7 +67,9 @@ def test_a_record_of_another_version_is_not_believed(monkeypatch: pytest.MonkeyP
     ensure_probed(store)
     monkeypatch.setattr(probe_record, "__version__", "99.0")
     assert find_record(store) is None
-    assert ensure_probed(store).version == "99.0"
+    record = ensure_probed(store)
+    assert record
+    assert record.version == "99.0"
 
 
 def test_a_copied_record_is_not_believed() -> None:
@@ -83,7 +85,9 @@ def test_a_record_is_not_believed_once_versioning_is_switched_on() -> None:
     ensure_probed(store)
     store.kept = Retention("enabled", object_lock=False)
     assert find_record(store) is None
-    assert ensure_probed(store).findings.retention.versioning == "enabled"
+    record = ensure_probed(store)
+    assert record
+    assert record.findings.retention.versioning == "enabled"
 
 
 @pytest.mark.parametrize("body", [b"", b"\xff", b"{}", b"[1]", b'{"version": 1}'])
@@ -92,6 +96,17 @@ def test_a_damaged_record_is_replaced(body: bytes) -> None:
     store.put(KEY, body)
     ensure_probed(store)
     assert find_record(store)
+
+
+def test_a_full_store_can_be_used_without_a_record() -> None:
+    class Full(Clocked):
+        def create(self, key: str, body: bytes) -> str:
+            raise StoreFullError("no space left")
+
+    store = Full()
+    assert ensure_probed(store) is None
+    assert store.list().objects == ()
+    assert wait_until_probed(store, threading.Event())
 
 
 def test_a_refused_store_loses_its_record() -> None:
@@ -130,6 +145,7 @@ def _careless(url: str, **defaults: float) -> Careless:
 
 
 _PROCESSES = {
+    "services.api.__main__": [],
     "services.dispatch.__main__": ["--engines-url=http://127.0.0.1:1/engines"],
     "services.supervisor.__main__": [],
 }
@@ -141,7 +157,7 @@ def test_a_process_ends_with_2_on_a_store_that_is_refused(
 ) -> None:
     process = import_module(module)
     for place, name in ((logs, "configure"), (metrics, "use"), (process, "on_termination")):
-        monkeypatch.setattr(place, name, _nothing)
+        monkeypatch.setattr(place, name, _nothing, raising=False)
     monkeypatch.setattr(process, "open_store", _careless)
     monkeypatch.setattr("sys.argv", ["x", "--store=s3://bucket/x", *_PROCESSES[module]])
     monkeypatch.setenv("DTI_ENGINE_SECRET", "hush")
