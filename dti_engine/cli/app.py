@@ -8,6 +8,7 @@ from dti_engine import __version__
 from dti_engine.cli import blend as blending
 from dti_engine.cli import bundle as bundles
 from dti_engine.cli import demo as demonstration
+from dti_engine.cli import doctor as diagnosis
 from dti_engine.cli import export as exchange
 from dti_engine.cli import generate as generation
 from dti_engine.cli import init as initialization
@@ -66,6 +67,7 @@ evaluate = typer.Typer(
 mount(evaluate, miniature, MINIATURE_EXAMPLES)
 mount(evaluate, photographs, PHOTOGRAPHS_EXAMPLES)
 
+mount(app, diagnosis.doctor, diagnosis.EXAMPLES)
 mount(app, demonstration.demo, demonstration.EXAMPLES)
 mount(app, initialization.init, initialization.EXAMPLES)
 app.add_typer(bundles.app, name="bundle", epilog=examples(*bundles.CHECK_EXAMPLES))

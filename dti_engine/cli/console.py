@@ -109,6 +109,14 @@ def require_extra(extra: str) -> None:
             raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 
 
+def installed_extras() -> dict[str, bool]:
+    """Return whether all packages of each extra are installed, by its name; imports none."""
+    return {
+        extra: all(find_spec(package) is not None for package in packages)
+        for extra, packages in _EXTRAS.items()
+    }
+
+
 def examples(*commands: str) -> str:
     """Return an epilog that shows these command lines."""
     lines = (f"[dim]$[/] [cyan]{escape(command)}[/]" for command in commands)
