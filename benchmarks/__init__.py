@@ -1,1 +1,1 @@
-"""Every figure that the documents quote: one module, one command each (README.md here)."""
+"""Every figure that the documents quote: one module, one command each (docs/results)."""

@@ -4,7 +4,7 @@ import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import typer
 
@@ -20,6 +20,17 @@ EXAMPLES = (
 )
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+
+_OutputOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="DIR",
+        help="With --dry-run: the folder for the files.",
+        show_default="NAME of the repository",
+    ),
+]
 
 
 def push(
@@ -51,16 +62,7 @@ def push(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Write the files to --output and send nothing.")
     ] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            help="With --dry-run: the folder for the files.",
-            show_default="NAME of the repository",
-        ),
-    ] = None,
+    output: _OutputOption = None,
     force: options.ForceOption = False,
     as_json: options.JsonOption = False,
 ) -> None:
