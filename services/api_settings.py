@@ -59,10 +59,14 @@ class ShareSettings(BaseModel):
         default=20, ge=1, description="requests with an unknown key that may come at once"
     )
     max_body_bytes: int = Field(
-        default=32 * 2**20, gt=0, description="largest body of a request, except for uploads"
+        default=8 * 2**20,
+        gt=0,
+        description="largest body of a job; each takes up to 20 times as much memory",
     )
     max_manifest_bytes: int = Field(
-        default=64 * 2**20, gt=0, description="largest manifest of uploads"
+        default=16 * 2**20,
+        gt=0,
+        description="largest uploaded manifest of a job; each takes up to 10 times as much memory",
     )
     upload_timeout_s: float = Field(
         default=300, gt=0, description="time that receiving the body of a request may take"

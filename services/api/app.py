@@ -102,6 +102,8 @@ def create_app(
         TrainingJobRequest,
         GenerationJobRequest,
         ImageGenerationRequest,
+        uploads.UploadsRequest,
+        erasures.ErasureRequest,
         responses=[OpenAIProblem],
         path_prefix=path_prefix(settings.public_url),
     )

@@ -118,6 +118,12 @@ class ApiShares:
     image_requests: Shares
     """Requests that are sent to engines: each holds a connection to one."""
     threads: RequestThreads
+    large_orders: RequestThreads
+    """The threads of jobs that are large: parsed, each takes up to a hundred megabytes."""
+
+
+_NUM_LARGE_ORDERS = 2
+"""Large jobs at a time: one of a tenant, and one of another."""
 
 
 def api_shares(settings: ApiSettings) -> ApiShares:
@@ -134,4 +140,5 @@ def api_shares(settings: ApiSettings) -> ApiShares:
         ),
         image_requests=Shares("requests for images", settings.max_image_requests),
         threads=RequestThreads(settings.num_request_threads),
+        large_orders=RequestThreads(_NUM_LARGE_ORDERS),
     )

@@ -17,10 +17,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from services.api import audit
-from services.api.dependencies import GUARDED, AppState, AppStateDep, CurrentPrincipal
+from services.api.dependencies import GUARDED, AppState, AppStateDep, CurrentPrincipal, RawBody
 from services.api.jobs.schemas import PageLimit, example
-from services.api.openapi import problems
+from services.api.openapi import body_of, problems
 from services.api.problems import invalid_request
+from services.api.request_body import parse_body
 from services.api.shares import FairRoute
 from services.auth.authenticator import Principal
 from services.contracts.jobs import WireModel
@@ -153,21 +154,25 @@ def list_uploads(
     )
 
 
-@router.post("", summary="Plan the upload of up to 1000 files", responses=problems(400, 408))
-def plan_uploads(
-    principal: CurrentPrincipal, state: AppStateDep, body: UploadsRequest
-) -> UploadsResponse:
+@router.post(
+    "",
+    summary="Plan the upload of up to 1000 files",
+    responses=problems(400, 408),
+    openapi_extra=body_of(UploadsRequest),
+)
+def plan_uploads(principal: CurrentPrincipal, state: AppStateDep, body: RawBody) -> UploadsResponse:
     """Return which files are present, and how to upload the others.
 
     The digest of a file that is uploaded by a form is checked when a job uses it.
     """
+    files = parse_body(UploadsRequest, body, strict=False).files
     limit = principal.limits.upload_bytes
-    for number, file in enumerate(body.files):
+    for number, file in enumerate(files):
         if file.size > limit:
             state.metrics.count("dti_upload_rejections_total", reason="too_large")
             raise HTTPException(413, f"file {number} has {file.size} bytes: the limit is {limit}")
     return UploadsResponse(
-        files=state.ledger.gather(lambda file: _status(state, principal.tenant, file), body.files)
+        files=state.ledger.gather(lambda file: _status(state, principal.tenant, file), files)
     )
 
 

@@ -235,3 +235,17 @@ def test_service_is_measured_as_a_whole(run: Any, tmp_path: Path) -> None:
     _, (start,) = figures["start"]["ways"].values()
     assert len(start) == 4
     assert all(seconds > 0 for seconds in start.values())
+
+
+def test_attacks_measures_others_and_memory_while_each_goes_on(run: Any, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    sizes = ["--repeats", "1", "--seconds", "1", "--requests", "1", "--settle", "0.5"]
+    run("benchmarks.service.attacks", *sizes, "--json", str(report))
+    attacks = json.loads(report.read_text())["attacks"]
+    assert len(attacks) == 10
+    for name, figures in attacks.items():
+        assert figures["healthz"]["n"] > 5, name
+        assert figures["answers to the attacker"] or name == "stalled readers", name
+        assert list(figures["first requests"]) == ["upload", "list", "submit", "generate"]
+        assert figures["refused"] == [], name
+        assert figures["peak MB"] < 300, name

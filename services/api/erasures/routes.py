@@ -7,13 +7,14 @@ from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, Field, model_validator
 
 from services.api import audit
-from services.api.dependencies import GUARDED, AppStateDep, CurrentPrincipal
+from services.api.dependencies import GUARDED, AppStateDep, CurrentPrincipal, RawBody
 from services.api.erasures import receipts
 from services.api.erasures.erase import Eraser
 from services.api.erasures.receipts import ID_LENGTH, Erasure, ErasureCounts, What
 from services.api.erasures.selection import Target
 from services.api.jobs.schemas import JOB_PATTERN, PageLimit, example
-from services.api.openapi import problems
+from services.api.openapi import body_of, problems
+from services.api.request_body import parse_body
 from services.api.shares import FairRoute
 from services.contracts.jobs import WireModel
 
@@ -102,16 +103,21 @@ class ErasurePage(BaseModel):
     )
 
 
-@router.post("", summary="Erase a subject, a job, or the jobs with a tag", responses=problems(400))
+@router.post(
+    "",
+    summary="Erase a subject, a job, or the jobs with a tag",
+    responses=problems(400, 408),
+    openapi_extra=body_of(ErasureRequest),
+)
 def create_erasure(
-    principal: CurrentPrincipal, state: AppStateDep, body: ErasureRequest
+    principal: CurrentPrincipal, state: AppStateDep, body: RawBody
 ) -> ErasureResource:
     """Erase tokens, images, items, aliases, Idempotency-Keys, and uploads that nothing else names.
 
     The response comes when all of it is erased. Engines forget the tokens within a minute. The
     request can be repeated: after an interruption, that completes it.
     """
-    [target] = body.targets()
+    [target] = parse_body(ErasureRequest, body, strict=False).targets()
     eraser = Eraser(state.ledger, state.images, principal.tenant, principal.key)
     erasure = eraser.erase(target)
     audit.record_deletion(state.ledger, principal, "erasure", erasure.id)

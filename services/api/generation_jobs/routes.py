@@ -25,6 +25,7 @@ from services.api.generation_jobs.schemas import (
 from services.api.images.routes import LinkExpires, LinkSignature, LinkTenant, png_response
 from services.api.images.store import PNG
 from services.api.jobs import schemas
+from services.api.jobs.orders import run_order
 from services.api.jobs.routes import (
     IdempotencyKey,
     Index,
@@ -36,6 +37,7 @@ from services.api.jobs.routes import (
 from services.api.openapi import body_of, plain_problems, problems, raw
 from services.api.shares import FairRoute
 from services.api.tokens.index import TokenIndex
+from services.auth.authenticator import Principal
 from services.contracts.jobs import ItemState
 from services.ledger.deletion import delete_item
 from services.ledger.queries import ItemView, read_image
@@ -56,6 +58,9 @@ def _build_item(
 router = JobRoutes(
     "generation", GenerationItemPage, GenerationItemWithAttempts, _build_item
 ).router()
+_LARGE_JOB_IMAGES = 1000
+"""The images from which a job is created as a large one."""
+
 links = APIRouter(prefix="/images", tags=["generation jobs"], route_class=FairRoute)
 
 
@@ -68,7 +73,7 @@ links = APIRouter(prefix="/images", tags=["generation jobs"], route_class=FairRo
     responses=submission_responses(GenerationDryRun),
     openapi_extra=body_of(GenerationJobRequest),
 )
-def create_generation_job(
+async def create_generation_job(
     principal: CurrentPrincipal, state: AppStateDep, body: RawBody, key: IdempotencyKey
 ) -> Response:
     """Generate each of `prompts` with each of `variants` and each of `seeds`.
@@ -76,7 +81,20 @@ def create_generation_job(
     `placeholder` and `tokens` are a short form of `variants`. Requests for single images have
     priority over jobs.
     """
-    request = parse_generation_job(body)
+    return await run_order(
+        state,
+        principal.tenant,
+        body,
+        parse_generation_job,
+        lambda request: _create(state, principal, key, request),
+        # A few prompts, variants and seeds make many items.
+        is_large=lambda request: request.num_images > _LARGE_JOB_IMAGES,
+    )
+
+
+def _create(
+    state: AppState, principal: Principal, key: str, request: GenerationJobRequest
+) -> Response:
     job = build_generation_job(request, principal.limits, state.models, state.settings)
     if request.dry_run:
         dry_run = _dry_run(state, principal.tenant, request, job)

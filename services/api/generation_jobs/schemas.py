@@ -17,7 +17,6 @@ from services.api.images.schemas import (
     SamplingRequest,
     Seed,
     Tokens,
-    parse_strictly,
     reject_duplicate_placeholders,
 )
 from services.api.jobs.schemas import (
@@ -29,6 +28,7 @@ from services.api.jobs.schemas import (
     PageResource,
     example,
 )
+from services.api.request_body import parse_body
 from services.contracts.generation import Placeholder, TokenName
 from services.contracts.jobs import MAX_ITEMS, WireModel
 
@@ -181,6 +181,11 @@ class GenerationJobRequest(BaseJobRequest, SamplingRequest):
             return tuple(VariantRequest(tokens={self.placeholder: name}) for name in self.tokens)
         return self.variants or (VariantRequest(),)
 
+    @property
+    def num_images(self) -> int:
+        """The number of images."""
+        return len(self.prompts) * len(self.all_variants) * len(self.all_seeds)
+
 
 def parse_generation_job(body: bytes) -> GenerationJobRequest:
     """Parse a request body in strict mode.
@@ -188,7 +193,7 @@ def parse_generation_job(body: bytes) -> GenerationJobRequest:
     Raises:
         RequestValidationError: The body is not valid.
     """
-    return parse_strictly(GenerationJobRequest, body, _place)
+    return parse_body(GenerationJobRequest, body, _place)
 
 
 def _place(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:

@@ -1,26 +1,20 @@
 """Schemas of requests for images: OpenAI's fields, and additional ones."""
 
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from fastapi.exceptions import RequestValidationError
 from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
     StringConstraints,
     Tag,
-    ValidationError,
     model_validator,
 )
 
+from services.api.request_body import parse_body
 from services.contracts.generation import MAX_STEPS, BlendPart, Placeholder, TokenName
 from services.contracts.jobs import WireModel
-
-W = TypeVar("W", bound=WireModel)
-
-Location: TypeAlias = tuple[str | int, ...]
-"""The place of an error, as pydantic gives it."""
 
 MAX_IMAGES = 10
 """The maximum number of images in one request, which is OpenAI's too."""
@@ -233,26 +227,7 @@ def parse_image_request(body: bytes) -> ImageGenerationRequest:
     Raises:
         RequestValidationError: The body is not valid.
     """
-    return parse_strictly(ImageGenerationRequest, body, _place)
-
-
-def parse_strictly(model: type[W], body: bytes, place: Callable[[Location], Location]) -> W:
-    """Parse a request body in strict mode.
-
-    Args:
-        model: The type of the request.
-        body: The body.
-        place: Translates the place of an error into that in the client's JSON.
-
-    Raises:
-        RequestValidationError: The body is not valid.
-    """
-    try:
-        # Strict: a text such as "7" is refused where a number is meant, instead of guessed at.
-        return model.model_validate_json(body, strict=True)
-    except ValidationError as error:
-        errors = [{**each, "loc": ("body", *place(each["loc"]))} for each in error.errors()]
-        raise RequestValidationError(errors) from error
+    return parse_body(ImageGenerationRequest, body, _place)
 
 
 def _place(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:

@@ -28,6 +28,10 @@ _KEY_THREADS = 16
 GUARDED = "/v1"
 _UPLOADS = "/v1/uploads/"
 
+_LARGE_BODIES = frozenset({"/v1/training-jobs", "/v1/generation-jobs"})
+_MAX_SMALL_BODY_BYTES = 2**20
+"""The largest body of all other routes but uploads, ten times what any of their requests needs."""
+
 
 class AuthMiddleware:
     """Admits requests under /v1 with a valid key, within the tenant's rate, shares and sizes."""
@@ -57,9 +61,12 @@ class AuthMiddleware:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
+        max_bytes = self._settings.max_body_bytes
+        if scope["path"].rstrip("/") not in _LARGE_BODIES:
+            max_bytes = min(max_bytes, _MAX_SMALL_BODY_BYTES)
         if not _is_guarded(scope):
             # No route outside of /v1 reads a body.
-            await self._forward(request, self._settings.max_body_bytes, None, receive, send)
+            await self._forward(request, max_bytes, None, receive, send)
             return
         with ExitStack() as stack:
             try:
@@ -72,11 +79,11 @@ class AuthMiddleware:
             with logs.bound(tenant=principal.tenant):
                 if scope["method"] == "PUT" and scope["path"].startswith(_UPLOADS):
                     # The route keeps the bytes in a file, within shares of its own.
-                    max_bytes = principal.limits.upload_bytes
-                    await self._forward(request, max_bytes, None, receive, send)
+                    max_upload_bytes = principal.limits.upload_bytes
+                    await self._forward(request, max_upload_bytes, None, receive, send)
                     return
                 memory = stack.enter_context(Reservation(self._shares.body_bytes, principal.tenant))
-                await self._forward(request, self._settings.max_body_bytes, memory, receive, send)
+                await self._forward(request, max_bytes, memory, receive, send)
 
     async def _admit(self, request: Request) -> Principal:
         """Return the principal of a request.
@@ -155,7 +162,7 @@ class AuthMiddleware:
         """
         announced = request.headers.get("content-length", "")
         if announced.isascii() and announced.isdigit() and int(announced) > max_bytes:
-            if max_bytes != self._settings.max_body_bytes:
+            if memory is None and _is_guarded(request.scope):  # an upload
                 self._metrics.count("dti_upload_rejections_total", reason="too_large")
             refused = problem_response(request.state.request_id, 413, _too_large(max_bytes))
             await refused(request.scope, receive, send)

@@ -18,6 +18,7 @@ from dti_engine.errors import ConfigurationError
 from dti_engine.recipes import recipe
 from services.api import order_limits
 from services.api.problems import invalid_request
+from services.api.request_body import parse_body
 from services.api.training_jobs.schemas import Subject, TrainingJobRequest
 from services.auth.authenticator import Principal
 from services.contracts.cost import Cost
@@ -33,6 +34,9 @@ from services.webhooks.targets import WebhookSettings, WebhookTarget
 
 _MAX_ERRORS = 100
 """The number of errors after which no more subjects are checked."""
+
+_MAX_LINE_BYTES = 2**18
+"""The largest line of a manifest, which is more than a subject can have."""
 
 _MAX_LOOKUPS = 1000
 """Above this number of digests it is faster to list all uploads than to look up each one."""
@@ -72,15 +76,7 @@ def parse_training_job(body: bytes) -> TrainingJobRequest:
     Raises:
         RequestValidationError: The body is not valid.
     """
-    try:
-        # Strict: a text such as "7" is refused where a number is meant, instead of guessed at.
-        return TrainingJobRequest.model_validate_json(body, strict=True)
-    except ValidationError as error:
-        errors = error.errors()
-        if len(errors) > 1:
-            # pydantic leaves invalid subjects out and then reports that there are too few.
-            errors = [each for each in errors if each["type"] != "too_short" or each["input"] == []]
-        raise RequestValidationError([_placed(each, ()) for each in errors]) from error
+    return parse_body(TrainingJobRequest, body)
 
 
 def build_training_job(
@@ -221,10 +217,14 @@ def _read_manifest(
     subjects: list[Subject] = []
     errors: list[Any] = []
     for number, line in lines:
+        if len(line) > _MAX_LINE_BYTES:
+            reason = f"the line has {len(line)} bytes: a subject has at most {_MAX_LINE_BYTES}"
+            errors.append(_error(("body", "manifest", number), reason))
+            continue
         try:
-            subjects.append(Subject.model_validate_json(line, strict=True))
-        except ValidationError as error:
-            errors += [_placed(each, ("manifest", number)) for each in error.errors()]
+            subjects.append(parse_body(Subject, line, prefix=("manifest", number)))
+        except RequestValidationError as error:
+            errors += map(_as_refused, error.errors())
         if len(errors) >= _MAX_ERRORS:
             break
     if errors:
@@ -232,13 +232,9 @@ def _read_manifest(
     return subjects
 
 
-def _placed(error: Any, prefix: tuple[str | int, ...]) -> Mapping[str, Any]:
-    """Return pydantic's error with its place in the request.
-
-    Malformed JSON in a line of a manifest is an invalid request (422); in a body it is a 400.
-    """
-    kind = "refused" if prefix and error["type"] == "json_invalid" else error["type"]
-    return {**error, "type": kind, "loc": ("body", *prefix, *error["loc"])}
+def _as_refused(error: Any) -> Mapping[str, Any]:
+    """Return an error of a manifest, where malformed JSON is 422; in a body it is 400."""
+    return {**error, "type": "refused"} if error["type"] == "json_invalid" else error
 
 
 def _check_subjects(

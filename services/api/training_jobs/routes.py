@@ -5,7 +5,13 @@ from fastapi.responses import JSONResponse
 
 from services.api.dependencies import AppState, AppStateDep, CurrentPrincipal, RawBody
 from services.api.jobs import schemas
-from services.api.jobs.routes import IdempotencyKey, JobRoutes, submission_responses, submit_job
+from services.api.jobs.orders import run_order
+from services.api.jobs.routes import (
+    IdempotencyKey,
+    JobRoutes,
+    submission_responses,
+    submit_job,
+)
 from services.api.openapi import body_of
 from services.api.training_jobs.build import (
     BuiltTrainingJob,
@@ -14,6 +20,7 @@ from services.api.training_jobs.build import (
     parse_training_job,
 )
 from services.api.training_jobs.schemas import TrainingJobRequest
+from services.auth.authenticator import Principal
 from services.ledger.queries import ItemView
 from services.ledger.workers import ItemProgress
 
@@ -36,7 +43,7 @@ router = JobRoutes("training", schemas.ItemPage, schemas.ItemWithAttempts, _buil
     responses=submission_responses(schemas.DryRun),
     openapi_extra=body_of(TrainingJobRequest),
 )
-def create_training_job(
+async def create_training_job(
     principal: CurrentPrincipal, state: AppStateDep, body: RawBody, key: IdempotencyKey
 ) -> Response:
     """Train a token for each of `subjects`, or for each line of an uploaded `manifest`.
@@ -44,7 +51,19 @@ def create_training_job(
     Files may be uploaded after the job is created, but before a worker reaches their subject; a dry
     run lists the missing ones.
     """
-    request = parse_training_job(body)
+    return await run_order(
+        state,
+        principal.tenant,
+        body,
+        parse_training_job,
+        lambda request: _create(state, principal, key, request),
+        is_large=lambda request: request.manifest is not None,
+    )
+
+
+def _create(
+    state: AppState, principal: Principal, key: str, request: TrainingJobRequest
+) -> Response:
     job = build_training_job(state.ledger.store, principal, request, state.models, state.settings)
     if request.dry_run:
         return JSONResponse(_dry_run(state, principal.tenant, job).model_dump(mode="json"))

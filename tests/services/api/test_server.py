@@ -1,5 +1,6 @@
 """The edge of the HTTP server: raw requests over a socket, and a store that does not answer."""
 
+import hashlib
 import json
 import socket
 import threading
@@ -419,3 +420,53 @@ def test_requests_have_longer_to_finish_than_images_take(monkeypatch: pytest.Mon
     assert ApiProcessSettings.read().grace_s == 330
     assert ApiProcessSettings.read(["--generation-timeout-s=20.5"]).grace_s == 51
     assert ApiProcessSettings.read(["--shutdown-timeout-s=7"]).grace_s == 7
+
+
+@pytest.mark.parametrize(
+    ("target", "headers", "status"),
+    [
+        ("POST /v1/training-jobs", "Content-Length: 10", 401),
+        ("POST /v1/training-jobs", "Authorization: Bearer {key}\r\nContent-Length: 99999999", 413),
+        (f"PUT /v1/uploads/{'0' * 64}", "Content-Length: 10", 401),
+        (
+            f"PUT /v1/uploads/{'0' * 64}",
+            "Authorization: Bearer {key}\r\nContent-Length: 9999999999",
+            413,
+        ),
+        ("GET /v1/models", "Authorization: Bearer {key}\r\nContent-Length: 10", 200),
+    ],
+)
+def test_a_client_that_waits_for_100_is_refused_without_sending_its_body(
+    target: str, headers: str, status: int
+) -> None:
+    store = MemoryStore()
+    key = create_key(store, "acme").credential
+    lines = headers.format(key=key)
+    with (
+        serving(store) as server,
+        socket.create_connection(address(server), timeout=10) as connection,
+    ):
+        head = f"{target} HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n{lines}\r\n\r\n"
+        connection.sendall(head.encode())
+        assert connection.recv(65536).startswith(f"HTTP/1.1 {status} ".encode())
+
+
+def test_a_client_that_waits_for_100_gets_it_where_its_body_is_read() -> None:
+    store = MemoryStore()
+    key = create_key(store, "acme").credential
+    digest = hashlib.sha256(b"image").hexdigest()
+    requests = [
+        (f"PUT /v1/uploads/{digest}", "image", 201),
+        ("POST /v1/erasures", '{"subject": "rex"}', 200),
+        ("POST /v1/images/generations", IMAGE, 503),
+    ]
+    with serving(store) as server:
+        for target, body, status in requests:
+            with socket.create_connection(address(server), timeout=10) as connection:
+                connection.sendall(
+                    f"{target} HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
+                    f"Authorization: Bearer {key}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+                )
+                assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n", target
+                connection.sendall(body.encode())
+                assert connection.recv(65536).startswith(f"HTTP/1.1 {status} ".encode()), target

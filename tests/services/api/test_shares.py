@@ -2,6 +2,7 @@
 and a second one is let in.
 """
 
+import hashlib
 import inspect
 import json
 import secrets
@@ -113,6 +114,16 @@ def hold_threads(attacker: Attacker, job: str) -> int:
     return 8
 
 
+def hold_large_orders(attacker: Attacker, job: str) -> int:
+    manifest = b'{"id": "a", "bundle": "%s"}' % (b"0" * 64)
+    digest = hashlib.sha256(manifest).hexdigest()
+    attacker.send("PUT", f"/v1/uploads/{digest}", manifest.decode())
+    order = json.dumps({"manifest": digest})
+    for number in range(3):
+        attacker.send("POST", "/v1/training-jobs", order, **{"Idempotency-Key": f"key-{number}"})
+    return 3
+
+
 HOLDERS: dict[str, Callable[[Attacker, str], int]] = {
     "requests": hold_requests,
     "body_bytes": hold_body_bytes,
@@ -121,6 +132,7 @@ HOLDERS: dict[str, Callable[[Attacker, str], int]] = {
     "event_streams": hold_event_streams,
     "image_requests": hold_image_requests,
     "threads": hold_threads,
+    "large_orders": hold_large_orders,
 }
 
 
@@ -160,7 +172,7 @@ def test_a_second_tenant_is_let_in(
     read, answers = site.store.read, threading.Event()
 
     def slow_read(key: str, **options: Any) -> Any:
-        if key.startswith("t/acme/") and scarce == "threads":
+        if key.startswith("t/acme/") and scarce in ("threads", "large_orders"):
             answers.wait(20)
         return read(key, **options)
 
@@ -181,6 +193,15 @@ def test_a_second_tenant_is_let_in(
                 "/v1/training-jobs", json=order, headers={"Idempotency-Key": secrets.token_hex(4)}
             )
             assert made.status_code == 202, made.text
+            line = json.dumps({"id": "max", "bundle": "0" * 64}).encode()
+            manifest = parts.sha256(line.decode())
+            assert client.put(f"/v1/uploads/{manifest}", content=line).status_code == 201
+            large = client.post(
+                "/v1/training-jobs",
+                json={"manifest": manifest},
+                headers={"Idempotency-Key": secrets.token_hex(4)},
+            )
+            assert large.status_code == 202, large.text
             with client.stream("GET", f"/v1/training-jobs/{theirs}/events") as stream:
                 assert stream.status_code == 200
         answers.set()
