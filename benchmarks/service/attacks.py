@@ -56,7 +56,7 @@ class Period:
 
 
 @dataclass(frozen=True)
-class Round:
+class AttackRound:
     """One attack, and the quiet time before it."""
 
     quiet: Period
@@ -77,7 +77,7 @@ def main() -> None:
 
     options = _options()
     console, load = Console(), os.getloadavg()[0]
-    rounds: dict[str, list[Round]] = {name: [] for name in options.attacks}
+    rounds: dict[str, list[AttackRound]] = {name: [] for name in options.attacks}
     with tempfile.TemporaryDirectory(prefix="dti-") as folder:
         for number in range(options.repeats):
             for name in options.attacks:
@@ -117,7 +117,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _round(api: AttackedApi, name: str, options: argparse.Namespace) -> Round:
+def _round(api: AttackedApi, name: str, options: argparse.Namespace) -> AttackRound:
     """Measure a quiet period, and then one under attack."""
     count = options.requests * len(KINDS)
     warm, quiet_keys, attacked_keys = (
@@ -127,7 +127,7 @@ def _round(api: AttackedApi, name: str, options: argparse.Namespace) -> Round:
     quiet = _period(api, quiet_keys, options.seconds)
     with _attacking(api, name, options.settle) as stop:
         attacked = _period(api, attacked_keys, options.seconds)
-        return Round(quiet, attacked, stop())
+        return AttackRound(quiet, attacked, stop())
 
 
 @contextmanager
@@ -177,7 +177,7 @@ def _receive(channel: Connection) -> Any:
     return channel.recv()
 
 
-def _figures(rounds: Sequence[Round]) -> dict[str, Any]:
+def _figures(rounds: Sequence[AttackRound]) -> dict[str, Any]:
     """Return the figures of an attack over all rounds, and the bars that it missed."""
     health_s = [each for round_ in rounds for each in round_.attacked.health_s]
     refused = [each for round_ in rounds for each in round_.attacked.refused]
