@@ -24,6 +24,9 @@ Pooling: TypeAlias = Literal["eos", "legacy"]
 Magnitude: TypeAlias = Literal["vocabulary", "initializer"] | Annotated[float, Field(gt=0, le=1e6)]
 """Mean norm of the vocabulary's rows, norm of each of the initializer's rows, or a number."""
 
+Kind: TypeAlias = Literal["object", "style", "person"]
+"""What the images of a bundle show; it decides the captions."""
+
 ExportFormat: TypeAlias = Literal[
     "diffusers", "comfyui", "a1111", "kohya", "onetrainer", "invokeai"
 ]

@@ -13,9 +13,9 @@ import typer
 from dti_engine.cli import options
 from dti_engine.cli.console import print_json, print_paths, quiet_libraries, say, warn
 from dti_engine.cli.subjects import placeholder_of
+from dti_engine.config import Kind
 from dti_engine.errors import ConfigurationError, InvalidBundleError, ModelLoadError
 from dti_engine.files import atomic_write, unused_path
-from dti_engine.images.bundles.schema import Kind, parse
 from dti_engine.text.captions import CAPTION_TEMPLATES
 
 if TYPE_CHECKING:
@@ -164,6 +164,7 @@ def _write(
     """
     from dti_engine.images.bundles.bundle import load_bundle
     from dti_engine.images.bundles.reader import DESCRIPTION
+    from dti_engine.images.bundles.schema import parse
     from dti_engine.images.bundles.sidecars import SubjectWords
     from dti_engine.images.contact_sheet import contact_sheet
     from dti_engine.images.png import is_plain_png, plain_png

@@ -10,7 +10,6 @@ from dti_engine.cli.console import busy, print_json, print_paths, quiet_librarie
 from dti_engine.cli.run_log import FILE, read_events
 from dti_engine.errors import ConfigurationError
 from dti_engine.files import atomic_write, is_generated_page, require_replaceable
-from dti_engine.images.bundles.paths import bundle_path
 
 if TYPE_CHECKING:
     from dti_engine.quality.run_log import RunHistory
@@ -72,6 +71,8 @@ def report(
 
 def _run_folder(path: Path) -> Path:
     """Return the folder of a run that a user names by itself, a file of it, or its images."""
+    from dti_engine.images.bundles.paths import bundle_path  # loads Pillow
+
     path = bundle_path(path)
     if path.is_file() and (path.name == FILE or path.suffix == ".safetensors"):
         return path.parent

@@ -3,7 +3,7 @@
 import codecs
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic import ValidationError as SchemaError
@@ -13,14 +13,13 @@ from dti_engine.config import (
     MAX_TRAINING_STEPS,
     MAX_VECTORS,
     PLACEHOLDER,
+    Kind,
     Magnitude,
     Schedule,
     explain,
 )
 from dti_engine.images.bundles.members import BundleFinding, normalized, printable
 from dti_engine.images.bundles.reader import DESCRIPTION
-
-Kind: TypeAlias = Literal["object", "style", "person"]
 
 ALPHA = "alpha"
 """The mask of an image that its own transparency is."""
