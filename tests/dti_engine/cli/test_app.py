@@ -379,6 +379,7 @@ def test_train_refuses_bad_input_with_exit_code_2(
     ],
 )
 def test_a_token_is_named_after_its_bundle(tmp_path: Path, name: str, placeholder: str) -> None:
+    (tmp_path / name).touch()
     (planned,) = plan_subjects([tmp_path / name], None, ["dog"]).subjects
     assert planned.placeholder == placeholder
 
@@ -406,6 +407,7 @@ def test_a_bundle_without_an_initializer_is_refused(photos: Path, tmp_path: Path
 
 
 def test_a_bundle_whose_name_makes_no_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "犬").touch()
     with pytest.raises(TokenError, match="no name can be made"):
         plan_subjects([tmp_path / "犬"], None, ["dog"])
 
