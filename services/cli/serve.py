@@ -5,7 +5,8 @@ import shutil
 import signal
 import tempfile
 import threading
-from contextlib import ExitStack, suppress
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from dti_engine.cli.console import busy, results, say, warn
-from dti_engine.errors import DTIError
+from dti_engine.errors import DTIError, OutputError
 from services.errors import SettingsError, UnknownKeyError
 from services.storage.settings import DirectorySettings, MemorySettings, store_settings
 
@@ -214,9 +215,10 @@ def _kept_models(models: Path | None) -> Path | None:
     """
     if models is None:
         return None
-    folder = tempfile.TemporaryDirectory(prefix="dti-models-")
-    atexit.register(folder.cleanup)
-    return Path(shutil.copyfile(models, Path(folder.name) / "models.json"))
+    with _written():
+        folder = tempfile.TemporaryDirectory(prefix="dti-models-")
+        atexit.register(folder.cleanup)
+        return Path(shutil.copyfile(models, Path(folder.name) / "models.json"))
 
 
 def _wait(
@@ -308,5 +310,17 @@ def _absolute_store(store: str) -> str:
 def _log_folder(logs: Path | None) -> Path | None:
     if logs is None:
         return None
-    logs.mkdir(parents=True, exist_ok=True)
+    with _written():
+        logs.mkdir(parents=True, exist_ok=True)
     return logs.absolute()
+
+
+@contextmanager
+def _written() -> Generator[None]:
+    """Raise OutputError if a file or folder cannot be written, as on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {str(error.filename2 or error.filename)!r}: {error.strerror}"
+        ) from error

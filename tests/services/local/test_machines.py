@@ -18,12 +18,14 @@ from typing import Any
 
 import pytest
 
+from dti_engine.errors import OutputError
 from services.auth.keys import create_key
 from services.cli.serve import (
     _announce,
     _await_start,
     _check_form,
     _known_key,
+    _log_folder,
     _say_if_possible,
     _stop_on_signals,
 )
@@ -265,6 +267,12 @@ def test_a_terminal_that_has_gone_is_no_error(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr("services.cli.serve.say", gone)
     _say_if_possible("stopped")
+
+
+def test_a_folder_for_logs_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"cannot write .*file/logs': Not a directory"):
+        _log_folder(tmp_path / "file" / "logs")
 
 
 @pytest.mark.parametrize("key", ["dti_short", "sk-123", " ", f"dti_{'a' * 16}_{'b' * 51}"])
