@@ -12,7 +12,7 @@ comfy/sd1_clip.py, compel's documentation.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -125,13 +125,24 @@ def text_warnings(
     warnings = syntax_warnings(label, text)
     for name, count in truncated_pieces(text, vectors, encoders).items():
         warnings.append(f"{label} is too long: {name} does not read its last {count} word pieces")
-    if unknown := unknown_words(text, encoders):
-        more = f" and {len(unknown) - _MAX_SHOWN} more" if len(unknown) > _MAX_SHOWN else ""
-        warnings.append(
-            f"{label} has words that the model never learned, so that they say nothing to it: "
-            f"{', '.join(unknown[:_MAX_SHOWN])}{more}"
-        )
-    return warnings
+    return [*warnings, *word_warnings(label, unknown_words(text, encoders))]
+
+
+def word_warnings(label: str, unknown: Sequence[str]) -> list[str]:
+    """Return a warning of a text's words that the model never learned, if there are any."""
+    if not unknown:
+        return []
+    more = f" and {len(unknown) - _MAX_SHOWN} more" if len(unknown) > _MAX_SHOWN else ""
+    return [
+        f"{label} has words that the model never learned, so that they say nothing to it: "
+        f"{', '.join(unknown[:_MAX_SHOWN])}{more}"
+    ]
+
+
+def words_beyond(text: str, vocabulary: Collection[str]) -> list[str]:
+    """Return the words of a text that a vocabulary does not have; none if it is empty."""
+    words = dict.fromkeys(re.findall(r"\w+", _MENTION.sub(" ", text)))
+    return [word for word in words if vocabulary and word.lower() not in vocabulary]
 
 
 def truncated_pieces(

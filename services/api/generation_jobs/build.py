@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from pydantic import JsonValue, ValidationError
 
 from dti_engine.config import PLACEHOLDER
-from dti_engine.text.prompt_check import syntax_warnings, unmentioned
+from dti_engine.domains import ModelDomain, domain_of
+from dti_engine.text.prompt_check import (
+    syntax_warnings,
+    unmentioned,
+    word_warnings,
+    words_beyond,
+)
 from services.api import order_limits
 from services.api.generation_jobs.schemas import GenerationJobRequest, VariantRequest
 from services.api.images.request import (
@@ -116,12 +122,13 @@ def build_generation_job(
         num_variants=len(variants),
         num_seeds=len(seeds),
         steps_per_image=steps,
-        warnings=_warnings(request),
+        warnings=_warnings(request, domain_of(served_models[model].weights)),
     )
 
 
-def _warnings(request: GenerationJobRequest) -> list[str]:
-    """Return what is known without a model of texts and tokens that have no effect."""
+def _warnings(request: GenerationJobRequest, domain: ModelDomain | None) -> list[str]:
+    """Return what is known without the model's weights of texts and tokens without effect."""
+    vocabulary = domain.words if domain else ()
     texts = [*request.prompts, request.negative_prompt]
     placeholders = dict.fromkeys(
         placeholder
@@ -134,7 +141,10 @@ def _warnings(request: GenerationJobRequest) -> list[str]:
         *(
             warning
             for label, text in zip([*labels, "the negative prompt"], texts, strict=True)
-            for warning in syntax_warnings(label, text)
+            for warning in (
+                *syntax_warnings(label, text),
+                *word_warnings(label, words_beyond(text, vocabulary)),
+            )
         ),
     ]
     return shorten(found)
