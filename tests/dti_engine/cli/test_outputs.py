@@ -136,5 +136,5 @@ def test_an_image_says_its_settings_as_a1111_does(
     prompt, negative, fields = text.split("\n")
     assert (prompt, negative) == ("a <rex>", "Negative prompt: a cat")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:10]
-    assert f"Steps: 1, CFG scale: 5.0, Seed: 7, Size: {size}, " in fields
+    assert f"Steps: 1, Sampler: DDIM, CFG scale: 5.0, Seed: 7, Size: {size}, " in fields
     assert f'TI hashes: "rex: {digest}"' in fields
