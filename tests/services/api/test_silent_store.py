@@ -152,7 +152,7 @@ def test_requests_end_while_a_store_is_silent_and_go_on_when_it_answers(
 def test_the_process_answers_beside_a_store_that_falls_silent(
     server: Any, make_s3: Callable[..., Store], proxy: StallableProxy
 ) -> None:
-    """Take 40 s, as the time limits of the process are those of users."""
+    """Take 40 s, since the process has its own time limits; the longer ones are for a busy host."""
     store = make_s3()
     key = create_key(store, "acme").credential
     set_limits(store, "acme", {"requests_per_second": 100_000, "burst": 100_000})
@@ -169,7 +169,7 @@ def test_the_process_answers_beside_a_store_that_falls_silent(
     def put(number: int) -> int:
         upload = body + str(number).encode()
         path = f"/v1/uploads/{hashlib.sha256(upload).hexdigest()}"
-        return client.put(path, content=upload, timeout=10).status_code
+        return client.put(path, content=upload, timeout=20).status_code
 
     environment = {"DTI_S3_ENDPOINT": proxy.endpoint, "DTI_S3_ADDRESSING_STYLE": "path"}
     proxy.stall()
@@ -178,23 +178,23 @@ def test_the_process_answers_beside_a_store_that_falls_silent(
         [sys.executable, "-m", "services.api", *arguments], env=os.environ | environment
     )
     try:
-        _wait_for(lambda: status("/healthz", 2) == 200)  # it listens, although nothing answers
-        assert (status("/readyz", 2), status("/v1/audit", 2)) == (503, 503)
+        _wait_for(lambda: status("/healthz", 5) == 200)  # it listens, although nothing answers
+        assert (status("/readyz", 5), status("/v1/audit", 5)) == (503, 503)
         proxy.resume()
-        _wait_for(lambda: status("/readyz", 2) == 200)
-        assert status("/v1/training-jobs", 10) == 200
+        _wait_for(lambda: status("/readyz", 5) == 200)
+        assert status("/v1/training-jobs", 20) == 200
         for _ in range(2):
             proxy.stall()
             with ThreadPoolExecutor(80) as pool:
                 paths = ("/v1/training-jobs", "/v1/tokens", "/v1/uploads")
-                answers = [pool.submit(status, path, 10) for path in paths * 20]
+                answers = [pool.submit(status, path, 20) for path in paths * 20]
                 answers += [pool.submit(put, number) for number in range(20)]
-                assert (status("/healthz", 1), status("/metrics", 1)) == (200, 200)
+                assert (status("/healthz", 5), status("/metrics", 5)) == (200, 200)
                 assert {answer.result() for answer in answers} == {503}
-            assert status("/readyz", 1) == 503
+            assert status("/readyz", 5) == 503
             proxy.resume()
-            _wait_for(lambda: status("/readyz", 2) == 200)
-            assert status("/v1/training-jobs", 10) == 200
+            _wait_for(lambda: status("/readyz", 5) == 200)
+            assert status("/v1/training-jobs", 20) == 200
     finally:
         process.kill()
         process.wait()
