@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 from rich import box
@@ -103,11 +103,7 @@ def tokens(
             paths = _download(client, listed[:limit], folder, file_format)
     shown = listed[:limit]
     if as_json:
-        documents = [token.model_dump(mode="json") for token in shown]
-        for document, files in zip(documents, paths, strict=False):
-            document["path"] = str(files[0])
-            document["paths"] = [str(path) for path in files]
-        print_json({"tokens": documents})
+        print_json({"tokens": _documents(shown, paths)})
     elif folder:
         print_paths([path for files in paths for path in files])
     elif shown:
@@ -116,6 +112,17 @@ def tokens(
         say("no such tokens" if alias or tag else "no tokens yet; `dti submit` trains them")
     elif len(listed) > len(shown):
         say(f"there are older tokens: add --limit {10 * len(shown)}")
+
+
+def _documents(
+    tokens: Sequence[Token], paths: Sequence[Sequence[Path]]
+) -> list[dict[str, Any]]:
+    """Return the tokens as JSON, those that were downloaded with the paths of their files."""
+    documents = [token.model_dump(mode="json") for token in tokens]
+    for document, files in zip(documents, paths, strict=False):
+        document["path"] = str(files[0])
+        document["paths"] = [str(path) for path in files]
+    return documents
 
 
 def _download(
