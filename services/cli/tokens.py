@@ -114,9 +114,7 @@ def tokens(
         say(f"there are older tokens: add --limit {10 * len(shown)}")
 
 
-def _documents(
-    tokens: Sequence[Token], paths: Sequence[Sequence[Path]]
-) -> list[dict[str, Any]]:
+def _documents(tokens: Sequence[Token], paths: Sequence[Sequence[Path]]) -> list[dict[str, Any]]:
     """Return the tokens as JSON, those that were downloaded with the paths of their files."""
     documents = [token.model_dump(mode="json") for token in tokens]
     for document, files in zip(documents, paths, strict=False):

@@ -259,7 +259,7 @@ def test_a_token_of_another_program_pools_at_the_token(backbone: Backbone, tmp_p
     artifact = Artifact.of(
         token(pooling="legacy"), model="xl", fingerprint=backbone.fingerprint, origin=origin
     )
-    files = export(artifact, tmp_path / "rex.safetensors", "comfyui").files
+    files = export(artifact, tmp_path / "rex.safetensors", "diffusers").files
     imported = import_token(files, backbone)
     imported.save(tmp_path / "kept.safetensors")
     assert Artifact.load(tmp_path / "kept.safetensors").token.pooling == "legacy"

@@ -236,9 +236,10 @@ def test_a_slow_start_says_what_it_waits_for(
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    """Restore the handlers of signals in the end."""
+    """Restore the handlers of signals in the end. The tests themselves may run under nohup."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
