@@ -31,7 +31,7 @@ def _no_words() -> frozenset[str]:
 
 @dataclass(frozen=True)
 class ModelDomain:
-    """What one model knows and takes."""
+    """A domain states which words and images a model knows, its size, licence and memory."""
 
     name: str  # as `--model` takes it
     hub_ids: tuple[str, ...]  # present and former; none: it ships with the package

@@ -34,7 +34,7 @@ Sender = Callable[["Attacker"], Awaitable[None]]
 
 @dataclass
 class Attacker:
-    """One attacker: where it sends its requests, its key, and what it was answered."""
+    """An attacker sends requests to one port with one key, and counts the answers by status."""
 
     port: int
     key: str

@@ -47,7 +47,7 @@ _CONTEXT = multiprocessing.get_context("spawn")
 
 @dataclass(frozen=True)
 class Period:
-    """What was measured in some seconds."""
+    """A period holds the measurements of some seconds."""
 
     health_s: list[float]
     first_s: dict[str, list[float]]
@@ -57,7 +57,7 @@ class Period:
 
 @dataclass(frozen=True)
 class AttackRound:
-    """One attack, and the quiet time before it."""
+    """A round holds the quiet period, and the period of the attack after it."""
 
     quiet: Period
     attacked: Period

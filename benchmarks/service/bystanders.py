@@ -80,7 +80,7 @@ KINDS = tuple(_requests())
 
 
 class Asked(NamedTuple):
-    """What tenants that came first were answered."""
+    """This tuple holds the answers to the first requests of new tenants."""
 
     times_s: dict[str, list[float]]
     """Seconds by kind of request."""

@@ -28,7 +28,7 @@ _MAX_SLOTS = 64  # more are never faster, see `dti train --slots auto`
 
 @dataclass(frozen=True)
 class ModelFit:
-    """Whether this machine can train one model."""
+    """A fit says whether, and with how many subjects, this machine can train one model."""
 
     name: str
     learns_photographs: bool
@@ -42,7 +42,7 @@ class ModelFit:
 
 @dataclass(frozen=True)
 class Machine:
-    """What commands find on this machine."""
+    """A machine holds everything about the host that the commands depend on."""
 
     python: str
     system: str

@@ -1,7 +1,7 @@
 """`dti export` and `dti import`: tokens to and from the files of other programs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from dti_engine.cli.console import print_json, print_paths, say
 from dti_engine.cli.loading import open_backbone
 from dti_engine.config import ExportFormat
 from dti_engine.files import require_replaceable, require_separate
+
+if TYPE_CHECKING:
+    from dti_engine.artifacts.manifest import Manifest
 
 EXPORT_EXAMPLES = (
     "dti export tokens/rex.safetensors --format diffusers --output learned_embeds.safetensors",
@@ -121,18 +124,23 @@ def import_token(
     artifact = read(files, backbone, placeholder=placeholder)
     require_replaceable(output, artifact.is_same_token, force=force)
     artifact.save(output)
-    origin = artifact.manifest.origin
+    _report_import(artifact.manifest, output, as_json=as_json)
+
+
+def _report_import(manifest: "Manifest", output: Path, *, as_json: bool) -> None:
+    """Print the path of an imported token, and how a prompt with it is pooled."""
+    origin = manifest.origin
     if as_json:
         print_json(
             {
                 "path": str(output),
-                "num_vectors": artifact.manifest.num_vectors,
+                "num_vectors": manifest.num_vectors,
                 "origin": origin.kind,
                 "pooling": origin.pooling,
             }
         )
-    else:
-        if origin.kind == "imported" and origin.pooling:
-            place = "at its end" if origin.pooling == "eos" else "at the token"
-            say(f"a prompt with it is pooled {place}, as the program that trained it pools")
-        print_paths([output])
+        return
+    if origin.kind == "imported" and origin.pooling:
+        place = "at its end" if origin.pooling == "eos" else "at the token"
+        say(f"a prompt with it is pooled {place}, as the program that trained it pools")
+    print_paths([output])

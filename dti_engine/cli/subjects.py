@@ -206,13 +206,14 @@ def load_subjects(
 
 
 def require_domain(plans: SubjectPlans, model: str) -> None:
-    """Refuse a run that is not for the model, before anything is written.
+    """Refuse a run that the model cannot learn, before anything is written.
 
-    It is one whose first bundle has photographs, or of whose initializers none is known. Other
-    bundles are judged when they are loaded. A bundle that is refused for another reason is reported
-    then, too.
+    The function looks at the first bundle and at all initializers. Other bundles are judged when
+    they are loaded, and so is a bundle that is refused for another reason.
 
-    Raises: SubjectError.
+    Raises:
+        SubjectError: The first bundle has photographs that the model does not learn, or the model
+            knows none of the initializers.
     """
     from dti_engine.images.bundles.bundle import load_bundle
 

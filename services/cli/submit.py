@@ -126,10 +126,7 @@ def submit(
     job_options = JobOptions(tags or [], webhook, idempotency_key, again, dry_run, wait, output)
     consent = consent_record(consent_by, consent_basis, consent_until)
     if wait:
-        # The reader of bundles passes over a folder of tokens.
-        require_separate(
-            [output or Path(job_words("training").folder)], bundles, may_be_within=True
-        )
+        _require_separate_tokens(output, bundles)
     changes = training.changed_fields(settings or [], steps=steps, lr=lr, kappa=kappa)
     fields = {
         "model": model,
@@ -142,7 +139,6 @@ def submit(
         request = training_request(
             checked, kind=kind, consent=consent, fields=fields | job_options.body()
         )
-        # A refusal by the service is reported before thousands of uploads.
         draft = _draft(client, request)
         _require_domain(draft, checked, force=force)
         if dry_run:
@@ -181,7 +177,14 @@ def _check(
     return checked
 
 
+def _require_separate_tokens(output: Path | None, bundles: Sequence[Path]) -> None:
+    """Refuse to write tokens over a bundle; within one, the reader of bundles passes them over."""
+    folder = output or Path(job_words("training").folder)
+    require_separate([folder], bundles, may_be_within=True)
+
+
 def _draft(client: "Client", request: SubmitRequest) -> TrainingDraft:
+    """Have the service check the request, so that it refuses before thousands of uploads."""
     if request.manifest:
         client.upload([request.manifest])
     return client.draft(request.body)

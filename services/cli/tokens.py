@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 from rich import box
@@ -102,25 +102,31 @@ def tokens(
         if folder:
             paths = _download(client, listed[:limit], folder, file_format)
     shown = listed[:limit]
-    if as_json:
-        print_json({"tokens": _documents(shown, paths)})
-    elif folder:
-        print_paths([path for files in paths for path in files])
-    elif shown:
-        results.print(_table(shown))
+    _print_tokens(shown, paths, is_downloaded=folder is not None, as_json=as_json)
     if not shown:
         say("no such tokens" if alias or tag else "no tokens yet; `dti submit` trains them")
     elif len(listed) > len(shown):
         say(f"there are older tokens: add --limit {10 * len(shown)}")
 
 
-def _documents(tokens: Sequence[Token], paths: Sequence[Sequence[Path]]) -> list[dict[str, Any]]:
-    """Return the tokens as JSON, those that were downloaded with the paths of their files."""
-    documents = [token.model_dump(mode="json") for token in tokens]
-    for document, files in zip(documents, paths, strict=False):
-        document["path"] = str(files[0])
-        document["paths"] = [str(path) for path in files]
-    return documents
+def _print_tokens(
+    tokens: Sequence[Token],
+    paths: Sequence[Sequence[Path]],
+    *,
+    is_downloaded: bool,
+    as_json: bool,
+) -> None:
+    """Print tokens as JSON, as the paths of their files, or as a table."""
+    if as_json:
+        documents = [token.model_dump(mode="json") for token in tokens]
+        for document, files in zip(documents, paths, strict=False):
+            document["path"] = str(files[0])
+            document["paths"] = [str(path) for path in files]
+        print_json({"tokens": documents})
+    elif is_downloaded:
+        print_paths([path for files in paths for path in files])
+    elif tokens:
+        results.print(_table(tokens))
 
 
 def _download(
