@@ -112,8 +112,12 @@ def find_repeated_key(body: bytes) -> Location | None:
         nonlocal found
         if found is None:
             if len(pairs) > 1 and len(dict(pairs)) < len(pairs):
-                names = [name for name, _ in pairs]
-                found = (next(name for name in names if names.count(name) > 1),)
+                seen = set[str]()
+                for name, _ in pairs:
+                    if name in seen:
+                        found = (name,)
+                        break
+                    seen.add(name)
             return found
         for name, value in pairs:
             if (below := _place_below(value)) is not None:

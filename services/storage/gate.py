@@ -53,7 +53,7 @@ class StoreGate:
         self._doubt.set()
 
     def wait_for_doubt(self, timeout_s: float) -> bool:
-        """Wait for a call that fails, and return whether one did, or none was answered so long."""
+        """Wait for a failed call; return whether there was one, or no answer during the timeout."""
         has_failed = self._doubt.wait(timeout_s)
         self._doubt.clear()
         return has_failed or self._clock() - self._answered_at >= timeout_s
