@@ -40,8 +40,12 @@ RUN pip --python /opt/dti/bin/python install --no-cache-dir \
     --constraint /requirements/versions.txt --requirement /requirements/api.txt
 COPY --from=project /project/opt/dti /opt/dti
 
-# Packages are compiled when pip installs them; nothing is written when a process starts.
-ENV PYTHONDONTWRITEBYTECODE=1
+# Packages are compiled when pip installs them; nothing is written when a process starts. glibc gives
+# large freed blocks back to the system (services/process.py says why).
+ENV PYTHONDONTWRITEBYTECODE=1 \
+    MALLOC_ARENA_MAX=1 \
+    MALLOC_MMAP_THRESHOLD_=262144 \
+    MALLOC_TRIM_THRESHOLD_=1000000
 USER 10001:10001
 EXPOSE 8000
 CMD ["python", "-m", "services.api", "--host", "0.0.0.0"]

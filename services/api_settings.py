@@ -50,6 +50,12 @@ class ShareSettings(BaseModel):
         ge=1,
         description="requests at engines at a time; a tenant may have as many as it leaves free",
     )
+    max_image_deliveries: int = Field(
+        default=16,
+        ge=2,
+        description="images at a time that are read from engines and sent to clients; a tenant may "
+        "have as many as it leaves free, and its other requests wait",
+    )
     unknown_keys_per_second: float = Field(
         default=1.0,
         gt=0,

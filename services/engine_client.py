@@ -1,7 +1,7 @@
 """HTTP client of the engines: sends a `GenerateRequest` and streams its events back."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ from services.errors import (
     ServiceError,
     UnknownKeyError,
 )
-from services.shares import Reservation, Shares
+from services.shares import FairSemaphore, Reservation, Shares
 
 _MAX_CONNECTIONS = 512
 """One connection per request in progress."""
@@ -68,6 +68,7 @@ class EngineClient:
         connect_timeout_s: float,
         *,
         shares: Shares | None = None,
+        deliveries: FairSemaphore | None = None,
     ) -> None:
         """Create a client.
 
@@ -77,7 +78,10 @@ class EngineClient:
             connect_timeout_s: How long an engine that does not accept a connection may take.
             shares: Divides the requests in progress between tenants; None: it is left to the
                 caller.
+            deliveries: Bounds the images that are in memory at a time: a stream reads a large
+                event once its tenant has a place. None: no bound.
         """
+        self._deliveries = deliveries
         self._shares = shares or Shares("requests for images", 2 * _MAX_CONNECTIONS)
         self._url = url.rstrip("/") if url else None
         self._http = httpx.AsyncClient(
@@ -121,7 +125,13 @@ class EngineClient:
             try:
                 async with asyncio.timeout_at(deadline):
                     response = await self._http.send(http_request, stream=True)
-                    stream = GenerationStream(response, len(request.images), deadline, place)
+                    stream = GenerationStream(
+                        response,
+                        len(request.images),
+                        deadline,
+                        place,
+                        _Deliveries(self._deliveries, request.tenant),
+                    )
                     if response.status_code != 200:
                         try:
                             raise _rejected(model, response.status_code, await response.aread())
@@ -145,6 +155,26 @@ class EngineClient:
 
 
 @dataclass
+class _Deliveries:
+    """The places that one request holds for images that are in memory."""
+
+    _places: FairSemaphore | None
+    _tenant: str
+    _held: int = 0
+
+    async def acquire(self, amount: int) -> None:
+        """Wait for places, unless the request has some."""
+        if self._places and not self._held:
+            self._held = await self._places.acquire(self._tenant, amount)
+
+    def release(self) -> None:
+        """Give back all places."""
+        held, self._held = self._held, 0
+        if self._places and held:
+            self._places.release(self._tenant, held)
+
+
+@dataclass
 class GenerationStream:
     """The events of one accepted request. Closing the stream cancels unfinished images."""
 
@@ -153,16 +183,24 @@ class GenerationStream:
     deadline: float
     """Time on the event loop's clock."""
     _place: Reservation
+    _deliveries: _Deliveries
 
-    async def events(self) -> AsyncGenerator[Event]:
+    async def events(self, *, kept: bool = False) -> AsyncGenerator[Event]:
         """Yield events until every image has ended.
+
+        Args:
+            kept: Whether the caller keeps the images until it closes the stream. Otherwise, it has
+                delivered an event when it asks for the next.
 
         Raises:
             DeadlineExceededError: The deadline has passed.
             NoEngineError: The engine broke off.
         """
         unfinished = set(range(self._count))
-        lines = _lines(self._response.aiter_bytes())
+        # All at once: requests that each wait for places of their later images would wait for
+        # each other.
+        amount = self._count if kept else 1
+        lines = _lines(self._response.aiter_bytes(), lambda: self._deliveries.acquire(amount))
         while unfinished:
             try:
                 async with asyncio.timeout_at(self.deadline):
@@ -179,12 +217,15 @@ class GenerationStream:
             if isinstance(event, ImageEvent | FailureEvent):
                 unfinished.discard(event.image)
             yield event
+            if not kept:
+                self._deliveries.release()
 
     async def close(self) -> None:
         """Close the response, which makes the engine drop unfinished images."""
         try:
             await self._response.aclose()
         finally:
+            self._deliveries.release()
             self._place.release()
 
 
@@ -213,19 +254,28 @@ def _rejected(model: str, status: int, body: bytes) -> DTIError:
     return rebuild_error(rejection.error, rejection.detail, rejection.retry_after_s)
 
 
-async def _lines(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+async def _lines(
+    chunks: AsyncIterator[bytes], before_large: Callable[[], Awaitable[None]]
+) -> AsyncGenerator[bytes]:
     """Yield the lines of a response, without a last line that no newline ends.
+
+    The rest of a large line is read once `before_large` has returned.
 
     `httpx.Response.aiter_lines` would also split at other characters, such as U+2028, that JSON
     allows inside strings. A line without a newline was cut off.
     """
     pending: list[bytes] = []
+    size = 0
     async for chunk in chunks:
         *complete, rest = chunk.split(b"\n")
         for line in complete:
             yield b"".join((*pending, line))
             pending.clear()
+            size = 0
         pending.append(rest)
+        size += len(rest)
+        if size > _LARGE_LINE_BYTES:
+            await before_large()
 
 
 async def _parse(line: bytes) -> Event:

@@ -11,6 +11,18 @@ from services import logs
 
 log = logs.logger(__name__)
 
+RETURN_FREED_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "262144",
+    "MALLOC_TRIM_THRESHOLD_": "1000000",
+}
+"""The environment in which glibc gives large freed blocks back to the system, for the API.
+
+By default, glibc keeps blocks of up to 32 MiB once one of that size was freed, and has an arena for
+each of many threads, so that several times the memory of the images in use stays resident. It reads
+these variables when a process starts.
+"""
+
 
 @contextmanager
 def exit_on_error() -> Generator[None]:

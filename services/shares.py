@@ -134,39 +134,46 @@ class FairSemaphore:
     """A semaphore of an event loop whose owners wait for their shares, and take turns.
 
     For what is held only for a short time, such as a thread: waiting for it is better than a
-    refusal.
+    refusal. The waiters of one owner are served in their order.
     """
 
     def __init__(self, name: str, capacity: int) -> None:
         """Create a semaphore with so many places."""
         self.shares = Shares(name, capacity)
-        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
-        """The waiters of each owner, in the order of the owners' turns."""
+        self._waiting: OrderedDict[str, deque[tuple[asyncio.Future[None], int]]] = OrderedDict()
+        """The waiters of each owner and their amounts, in the order of the owners' turns."""
 
     @asynccontextmanager
     async def hold(self, owner: str) -> AsyncGenerator[None]:
         """Wait for a place, and hold it."""
-        await self._acquire(owner)
+        await self.acquire(owner)
         try:
             yield
         finally:
-            self.shares.give_back(owner, 1)
-            self._wake()
+            self.release(owner)
 
-    async def _acquire(self, owner: str) -> None:
-        if owner not in self._waiting and self.shares.take(owner, 1):
-            return
+    async def acquire(self, owner: str, amount: int = 1) -> int:
+        """Wait for so many places, or for the most that an owner can have; return how many."""
+        amount = min(amount, self.shares.largest)
+        if owner not in self._waiting and self.shares.take(owner, amount):
+            return amount
         waiter = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(owner, deque()).append(waiter)
+        self._waiting.setdefault(owner, deque()).append((waiter, amount))
         try:
             await waiter
         except asyncio.CancelledError:
             if waiter.cancelled():
                 self._forget(owner, waiter)
-            else:  # It was given a place in the same moment.
-                self.shares.give_back(owner, 1)
-                self._wake()
+                self._wake()  # The next waiter of this owner may need less.
+            else:  # It was given its places in the same moment.
+                self.release(owner, amount)
             raise
+        return amount
+
+    def release(self, owner: str, amount: int = 1) -> None:
+        """Give back places that were acquired."""
+        self.shares.give_back(owner, amount)
+        self._wake()
 
     def _wake(self) -> None:
         """Give free places to waiters, one owner after the other."""
@@ -174,8 +181,8 @@ class FairSemaphore:
         while progress:
             progress = False
             for owner in list(self._waiting):
-                waiter = self._waiting[owner][0]
-                if not waiter.cancelled() and not self.shares.take(owner, 1):
+                waiter, amount = self._waiting[owner][0]
+                if not waiter.cancelled() and not self.shares.take(owner, amount):
                     continue
                 progress = True
                 self._forget(owner, waiter)
@@ -186,7 +193,8 @@ class FairSemaphore:
 
     def _forget(self, owner: str, waiter: "asyncio.Future[None]") -> None:
         waiters = self._waiting.get(owner, deque())
-        if waiter in waiters:
-            waiters.remove(waiter)
-            if not waiters:
-                del self._waiting[owner]
+        left = deque(each for each in waiters if each[0] is not waiter)
+        if left:
+            self._waiting[owner] = left
+        else:
+            self._waiting.pop(owner, None)

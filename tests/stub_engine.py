@@ -37,6 +37,8 @@ class StubEngine:
         """What to answer instead of images."""
         self.failures: dict[int, tuple[str, str]] = {}
         """The class and the text of an error, by the index of the image that fails with it."""
+        self.png: bytes | None = None
+        """What to send instead of images of one colour."""
         self.dies = False
         """Whether the connection breaks before the last image."""
         self.warnings: tuple[str, ...] = ()
@@ -93,7 +95,7 @@ class StubEngine:
             yield FailureEvent(image=index, error=error, detail=detail)
             return
         settings = {"prompt": image.prompt, "seed": image.seed, "steps": image.steps}
-        png = _file(image, "PNG")
+        png = self.png or _file(image, "PNG")
         yield ImageEvent(image=index, png=png, settings=settings, warnings=self.warnings)
 
 

@@ -24,6 +24,7 @@ from services.auth.keys import create_key
 from services.auth.tenants import set_limits
 from services.contracts.generation import GenerateRequest, ImageEvent, StepEvent
 from services.local.service import free_port
+from services.process import RETURN_FREED_MEMORY
 from services.storage.interface import Store
 from services.storage.open import open_store
 
@@ -75,6 +76,7 @@ def attacked_api(folder: Path) -> Iterator[AttackedApi]:
     engine.start()
     environment = {
         **os.environ,
+        **RETURN_FREED_MEMORY,  # as in the container and in `dti serve`
         "DTI_ENGINE_SECRET": secret,
         "DTI_ENGINES_URL": f"http://127.0.0.1:{engine_port}/engines",
     }

@@ -138,6 +138,7 @@ def _app_state(
             engine_secret,
             settings.engine_timeout_s,
             shares=shares.image_requests,
+            deliveries=shares.deliveries,
         ),
         images=ImageStore(ledger, SignedLinks(ledger.store), settings.image_link_ttl_s),
         shares=shares,

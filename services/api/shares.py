@@ -117,6 +117,8 @@ class ApiShares:
     event_streams: Shares
     image_requests: Shares
     """Requests that are sent to engines: each holds a connection to one."""
+    deliveries: FairSemaphore
+    """Images that are read from engines and sent to clients: each takes megabytes."""
     threads: RequestThreads
     large_orders: RequestThreads
     """The threads of jobs that are large: parsed, each takes up to a hundred megabytes."""
@@ -139,6 +141,7 @@ def api_shares(settings: ApiSettings) -> ApiShares:
             max_per_owner=settings.max_streams_per_tenant,
         ),
         image_requests=Shares("requests for images", settings.max_image_requests),
+        deliveries=FairSemaphore("deliveries of images", settings.max_image_deliveries),
         threads=RequestThreads(settings.num_request_threads),
         large_orders=RequestThreads(_NUM_LARGE_ORDERS),
     )

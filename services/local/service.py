@@ -23,6 +23,7 @@ from services.local.host import (
     short_folder,
 )
 from services.local.processes import Command, SupervisedProcess
+from services.process import RETURN_FREED_MEMORY
 from services.settings import LedgerSettings
 
 _OBJECT_STORE_BYTES = 100_000_000
@@ -282,7 +283,10 @@ class LocalService:
     ) -> Command:
         shared = _flags(store=self.settings.store, models=self.settings.models)
         arguments = [sys.executable, "-m", module, *words, *shared, *_flags(**flags)]
-        return Command(name, arguments, self._environment, grace_s)
+        environment = self._environment
+        if module == "services.api":
+            environment = RETURN_FREED_MEMORY | environment
+        return Command(name, arguments, environment, grace_s)
 
 
 def _flags(**values: object) -> list[str]:

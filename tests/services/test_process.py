@@ -1,10 +1,11 @@
-"""The edge of a thread: errors are logged with their traceback and passed on."""
+"""The edge of a thread, where errors are logged and passed on; the environment of the API."""
 
 import logging
+from pathlib import Path
 
 import pytest
 
-from services.process import error_boundary
+from services.process import RETURN_FREED_MEMORY, error_boundary
 
 
 def _fail() -> None:
@@ -29,3 +30,10 @@ def test_an_interrupt_passes_through() -> None:
     with pytest.raises(KeyboardInterrupt), error_boundary("thread failed", passed.append):
         raise KeyboardInterrupt
     assert passed == []
+
+
+def test_the_image_of_the_api_sets_what_returns_freed_memory() -> None:
+    dockerfile = (Path(__file__).parents[2] / "Dockerfile").read_text()
+    stage = dockerfile.partition("AS api\n")[2].partition("\nFROM ")[0]
+    for name, value in RETURN_FREED_MEMORY.items():
+        assert f"{name}={value}" in stage

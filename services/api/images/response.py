@@ -8,7 +8,9 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fastapi import Response
 from pydantic import BaseModel, Field, JsonValue
+from starlette.types import Receive, Scope, Send
 
 from services.api.images.request import EngineCall
 from services.api.images.store import ImageStore
@@ -93,6 +95,20 @@ class ImageUrls:
         return image, self.images.link(self.tenant, image, self.base_url)
 
 
+class CollectedResponse(Response):
+    """A response of collected images. The stream is closed once they are sent, as they are held."""
+
+    def __init__(self, body: bytes, stream: GenerationStream) -> None:
+        super().__init__(body, media_type="application/json")
+        self._stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._stream.close()
+
+
 async def collect_images(stream: GenerationStream) -> list[ImageEvent]:
     """Wait for all images and return them in order.
 
@@ -100,7 +116,7 @@ async def collect_images(stream: GenerationStream) -> list[ImageEvent]:
         DTIError: The error of the first image that failed.
     """
     images: dict[int, ImageEvent] = {}
-    async with aclosing(stream.events()) as events:
+    async with aclosing(stream.events(kept=True)) as events:
         async for event in events:
             if isinstance(event, FailureEvent):
                 # OpenAI's response has no place for some images and an error. The caller closes the

@@ -17,6 +17,7 @@ from services.api.images.events import (
 )
 from services.api.images.request import EngineCall, build_engine_call
 from services.api.images.response import (
+    CollectedResponse,
     ImagesResponse,
     ImageUrls,
     collect_images,
@@ -134,10 +135,12 @@ async def _generate(
     stream = await state.engines.generate(call.model, call.request, request_id)
     try:
         images = await collect_images(stream)
-    finally:
+        tenant = call.request.tenant
+        body = await state.shares.threads.run(tenant, images_response, call, images, urls)
+    except BaseException:
         await stream.close()
-    body = await state.shares.threads.run(call.request.tenant, images_response, call, images, urls)
-    return Response(body, media_type="application/json")
+        raise
+    return CollectedResponse(body, stream)
 
 
 async def _stream(

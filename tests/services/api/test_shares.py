@@ -7,6 +7,7 @@ import inspect
 import json
 import secrets
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -29,6 +30,7 @@ SETTINGS: dict[str, Any] = {
     "max_upload_spool_bytes": 10_000,
     "max_event_streams": 8,
     "max_image_requests": 6,
+    "max_image_deliveries": 4,
     "num_request_threads": 8,
     "event_poll_interval_s": 0.02,
 }
@@ -72,6 +74,9 @@ class Attacker:
         raise AssertionError("it was never refused")
 
 
+_PNG_HEAD = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 64, 64)
+
+
 def generate(seed: int = 1) -> str:
     return json.dumps({"prompt": "a dog", "steps": 1, "seed": seed})
 
@@ -108,6 +113,13 @@ def hold_image_requests(attacker: Attacker, job: str) -> int:
     )
 
 
+def hold_deliveries(attacker: Attacker, job: str) -> int:
+    order = json.dumps({"prompt": "a dog", "steps": 1, "stream": True, "n": 10})
+    for _ in range(3):
+        attacker.send("POST", "/v1/images/generations", order)
+    return 3
+
+
 def hold_threads(attacker: Attacker, job: str) -> int:
     for _ in range(8):
         attacker.send("GET", f"/v1/training-jobs/{job}")
@@ -131,6 +143,7 @@ HOLDERS: dict[str, Callable[[Attacker, str], int]] = {
     "upload_bytes": hold_upload_bytes,
     "event_streams": hold_event_streams,
     "image_requests": hold_image_requests,
+    "deliveries": hold_deliveries,
     "threads": hold_threads,
     "large_orders": hold_large_orders,
 }
@@ -169,6 +182,9 @@ def test_a_second_tenant_is_let_in(
     job, theirs, body = site.make("rex"), site.make("tom", tenant="other"), b"image"
     if scarce == "image_requests":
         engine.may_finish.clear()
+    if scarce == "deliveries":
+        # More than the buffers of a connection hold.
+        engine.png = _PNG_HEAD + secrets.token_bytes(3_000_000)
     read, answers = site.store.read, threading.Event()
 
     def slow_read(key: str, **options: Any) -> Any:
@@ -178,6 +194,8 @@ def test_a_second_tenant_is_let_in(
 
     monkeypatch.setattr(site.store, "read", slow_read)
     with attacked(site, scarce, job) as url:
+        if scarce == "deliveries":
+            parts.until(lambda: shares.deliveries.shares.held("acme") == 2)
         headers = site.headers("other")
         with parts.http.Client(headers=headers, base_url=url, timeout=10) as client:
             order = {"prompt": "a dog", "steps": 1, "stream": True}
