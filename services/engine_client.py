@@ -1,6 +1,7 @@
 """HTTP client of the engines: sends a `GenerateRequest` and streams its events back."""
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -42,6 +43,9 @@ _PROXY_STATUSES = frozenset({404, 502, 503})
 """Statuses with which a proxy says that the model has no engine, or no free one. An engine's own
 error always carries a `Rejection`.
 """
+
+_RECEIVE_BUFFER_BYTES = 2**14
+"""The event loop reads all that the system has received, also for a stream that waits."""
 
 _LARGE_LINE_BYTES = 2**16
 """Longer lines hold an image and are parsed in a thread, so that the event loop goes on."""
@@ -88,9 +92,12 @@ class EngineClient:
             headers={"Authorization": f"Bearer {split_secrets(secret)[0]}"},
             # No read timeout: the request's own deadline bounds the whole exchange.
             timeout=httpx.Timeout(connect_timeout_s, read=None),
-            # Connections are not reused: the other side may just have closed an idle one, and the
-            # request that then fails could not be sent again.
-            limits=httpx.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=0),
+            transport=httpx.AsyncHTTPTransport(
+                # Connections are not reused: the other side may just have closed an idle one, and
+                # the request that then fails could not be sent again.
+                limits=httpx.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=0),
+                socket_options=[(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)],
+            ),
             # Engines are inside of the cluster, where a proxy of the environment does not lead.
             trust_env=False,
         )

@@ -180,6 +180,9 @@ async def image_events(
                 await _cancel(pending)
             for each in encoded:
                 yield each
+                # The server begins with a part, even an empty one, once the part before has left
+                # its memory: only then is the next event read.
+                yield b""
             if event is None:
                 return
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from fastapi import Response
 from pydantic import BaseModel, Field, JsonValue
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from services.api.images.request import EngineCall
 from services.api.images.store import ImageStore
@@ -103,8 +103,15 @@ class CollectedResponse(Response):
         self._stream = stream
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_whole(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                await send({**message, "more_body": True})
+                # The server begins with a part once the part before has left its memory.
+                message = {"type": "http.response.body", "body": b""}
+            await send(message)
+
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, send_whole)
         finally:
             await self._stream.close()
 
