@@ -15,7 +15,13 @@ from typing import Self
 from pydantic import ValidationError
 from torch import Tensor
 
-from dti_engine.artifacts.manifest import SCHEMA_VERSION, AnyManifest, Manifest, Origin
+from dti_engine.artifacts.manifest import (
+    ARTIFACT_KEY,
+    SCHEMA_VERSION,
+    AnyManifest,
+    Manifest,
+    Origin,
+)
 from dti_engine.artifacts.sealed import read_checked, write_checked
 from dti_engine.artifacts.tensor_files import read_safetensors
 from dti_engine.config import explain
@@ -29,8 +35,6 @@ from dti_engine.errors import (
 from dti_engine.files import atomic_write
 from dti_engine.text.tokens import LearnedToken
 
-ARTIFACT_KEY = "dti"
-"""The header entry of our own files, with the manifest."""
 _MAX_BYTES = 64 * 2**20  # a token has some KB; a larger file is rejected before it is read
 _NORM_TOLERANCE = 1e-4  # relative: far above a float32 norm's rounding, far below a real change
 

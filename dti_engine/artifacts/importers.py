@@ -15,8 +15,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from dti_engine.artifacts.artifact import ARTIFACT_KEY, Artifact
-from dti_engine.artifacts.manifest import ImportedOrigin, Manifest
+from dti_engine.artifacts.artifact import Artifact
+from dti_engine.artifacts.manifest import ARTIFACT_KEY, ImportedOrigin, Manifest
 from dti_engine.artifacts.programs import (
     A1111_KEY,
     CLIP_KEYS,

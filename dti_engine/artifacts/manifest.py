@@ -11,6 +11,9 @@ from dti_engine.config import Pooling, TrainConfig
 
 SCHEMA_VERSION = 1
 
+ARTIFACT_KEY = "dti"
+"""The header entry of our own files: a digest, a blank and the manifest."""
+
 Sha256: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 StopReason: TypeAlias = Literal["budget", "converged", "kept", "chosen"]

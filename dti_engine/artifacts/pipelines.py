@@ -23,11 +23,11 @@ from torch import Tensor
 
 from dti_engine.artifacts.artifact import Artifact
 from dti_engine.artifacts.importers import read_foreign
+from dti_engine.artifacts.manifest import ARTIFACT_KEY
 from dti_engine.config import Pooling
 from dti_engine.errors import ArtifactMismatchError, ConfigurationError, TokenError
 from dti_engine.text.tokens import require_placeholder
 
-_MANIFEST_KEY = "dti"  # of a header: only files of this package have it
 _GEMMA = "gemma"  # the name of SANA's encoder in our files
 _LEGACY_EOS_ID = 2  # makes a CLIP model of transformers pool at the highest id of a prompt
 _POOLINGS = "dti_poolings"  # an attribute of a text encoder: the poolings of the tokens loaded
@@ -141,7 +141,7 @@ def _read(file: Path, second: Path | None) -> _FileToken:
 def _is_artifact(file: Path) -> bool:
     try:
         with safe_open(file, "pt") as opened:
-            return _MANIFEST_KEY in (opened.metadata() or {})
+            return ARTIFACT_KEY in (opened.metadata() or {})
     except (OSError, SafetensorError):
         return False  # the reader of foreign files says what is wrong
 

@@ -232,7 +232,7 @@ def _pooling_note(program: Program, pooling: Pooling | None) -> str | None:
     if program.pooling == "eos":
         return (
             f"{program.title} pools a prompt at its end; this token was trained with pooling at "
-            f"the token, so images may differ from ours: train with --pooling eos for it"
+            f"the token, so images may differ from ours: train with --set pooling=eos for it"
         )
     if program.title == "diffusers":
         return (
@@ -242,7 +242,7 @@ def _pooling_note(program: Program, pooling: Pooling | None) -> str | None:
         )
     return (
         f"{program.title} pools a prompt at the token; this one was trained with pooling at the "
-        "end, so images may differ from ours: train with --pooling legacy for it"
+        "end, so images may differ from ours: train with --set pooling=legacy for it"
     )
 
 

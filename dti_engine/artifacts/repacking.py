@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dti_engine.artifacts.programs import plan_export
+from dti_engine.artifacts.manifest import ARTIFACT_KEY
+from dti_engine.artifacts.programs import EXPORT_KEY, plan_export
 from dti_engine.config import PLACEHOLDER, ExportFormat
 from dti_engine.errors import ArtifactFormatError
 
-_MANIFEST_KEY = "dti"  # of our own files: a digest, a blank and the manifest
-_EXPORT_KEY = "dti_export"  # of exported files: the manifest
 _LENGTH_BYTES = 8
 _FLOAT_BYTES = 4
 
@@ -83,7 +82,7 @@ def read_token_file(data: bytes) -> TokenFile:
     try:
         start = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
         header: dict[str, Any] = json.loads(data[_LENGTH_BYTES:start])
-        manifest = str(header.pop("__metadata__")[_MANIFEST_KEY]).partition(" ")[2]
+        manifest = str(header.pop("__metadata__")[ARTIFACT_KEY]).partition(" ")[2]
         stated: Any = json.loads(manifest)
         if not PLACEHOLDER.fullmatch(stated["placeholder"]) or "origin" not in stated:
             raise ValueError("the manifest has no placeholder or no origin")
@@ -107,7 +106,7 @@ def _read(entry: Mapping[str, Any], data: bytes) -> StoredTensor:
 
 def _write(tensors: Mapping[str, StoredTensor], manifest: str) -> bytes:
     """Return the content of a file, in the order and with the blanks of the safetensors library."""
-    header: dict[str, Any] = {"__metadata__": {_EXPORT_KEY: manifest}}
+    header: dict[str, Any] = {"__metadata__": {EXPORT_KEY: manifest}}
     end = 0
     for name, tensor in sorted(tensors.items()):
         start, end = end, end + len(tensor.data)

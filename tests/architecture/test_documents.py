@@ -2,14 +2,19 @@
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 from PIL import Image
+from pydantic import BaseModel
 
+import services.settings
 from dti_engine import backbones, recipes
 from dti_engine.backbones.interface import Backbone
 from dti_engine.images.bundles.schema import parse
+from services.cli_app import app
 
 ROOT = Path(__file__).parents[2]
 
@@ -103,3 +108,55 @@ def test_the_example_of_a_bundle_is_accepted() -> None:
     assert refusals == []
     assert description.initializer == "dog"
     assert description.masks == {"masks/sofa.png"}
+
+
+_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
+
+
+def _strings(folder: str) -> Iterator[str]:
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def _options() -> set[str]:
+    """Return the options of `dti`, the settings of the processes, and flags that stand alone."""
+    found = set[str]()
+    commands = [typer.main.get_command(app)]
+    while commands:
+        command = commands.pop()
+        for parameter in command.params:
+            found |= {*parameter.opts, *parameter.secondary_opts}
+        commands += getattr(command, "commands", {}).values()
+    settings = [each for each in vars(services.settings).values() if isinstance(each, type)]
+    found |= {
+        f"--{name.replace('_', '-')}"
+        for model in settings
+        if issubclass(model, BaseModel)
+        for name in model.model_fields
+    }
+    # Options that argparse gets, and those of the programs that are started.
+    parts = (*_strings("dti_engine"), *_strings("services"), *_strings("benchmarks"))
+    return found | {part.rstrip("=") for part in parts if _OPTION.fullmatch(part.rstrip("="))}
+
+
+def test_texts_name_options_that_exist() -> None:
+    texts = [*_strings("dti_engine"), *_strings("services")]
+    named = {option for text in texts for option in _OPTION.findall(text)}
+    assert named - _options() == {"--local-dir"}  # of `hf download`
+
+
+@pytest.mark.parametrize("folder", ["docs/how-to", "integrations"])
+def test_documents_name_options_that_exist(folder: str) -> None:
+    """Look at options in backticks alone: commands of other programs have theirs in blocks."""
+    pages = {path: path.read_text() for path in (ROOT / folder).rglob("*.md")}
+    known = _options()
+    wrong = {
+        (path.name, option)
+        for path, text in pages.items()
+        for span in re.findall(r"`(--[^`]+)`", text)
+        for option in _OPTION.findall(span)
+        if option not in known
+    }
+    assert wrong == set()

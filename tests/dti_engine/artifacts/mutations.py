@@ -23,10 +23,10 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from dti_engine.artifacts.artifact import ARTIFACT_KEY, Artifact
+from dti_engine.artifacts.artifact import Artifact
 from dti_engine.artifacts.exporters import convert
 from dti_engine.artifacts.importers import exported_artifact, parse_foreign
-from dti_engine.artifacts.manifest import ImportedOrigin
+from dti_engine.artifacts.manifest import ARTIFACT_KEY, ImportedOrigin
 from dti_engine.artifacts.repacking import repack
 from dti_engine.artifacts.sealed import write_checked
 from dti_engine.errors import ArtifactError

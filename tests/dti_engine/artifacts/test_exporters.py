@@ -308,11 +308,11 @@ def test_a_name_that_is_a_word_is_noted(
     ("format_name", "pooling", "cure"),
     [
         ("diffusers", "eos", "eos_token_id"),
-        ("invokeai", "eos", "--pooling legacy"),
-        ("onetrainer", "eos", "--pooling legacy"),
-        ("comfyui", "legacy", "--pooling eos"),
-        ("a1111", "legacy", "--pooling eos"),
-        ("kohya", "legacy", "--pooling eos"),
+        ("invokeai", "eos", "--set pooling=legacy"),
+        ("onetrainer", "eos", "--set pooling=legacy"),
+        ("comfyui", "legacy", "--set pooling=eos"),
+        ("a1111", "legacy", "--set pooling=eos"),
+        ("kohya", "legacy", "--set pooling=eos"),
     ],
 )
 def test_another_pooling_is_noted_for_models_that_pool(
