@@ -1,4 +1,4 @@
-"""The one door for paths that a user gives as bundles: every command passes it.
+"""Resolves the paths that a user gives as bundles, in the same way for every command.
 
 A bundle is given as its folder, by its bundle.json, as an archive or as a single image; a folder of
 bundles stands for all of them.
